@@ -1,0 +1,11 @@
+"""Kafka as a Dramatiq broker: this package carries, and knows nothing of what is carried.
+
+``KafkaBroker`` is all that an application needs; the other modules are named after the one idea that each holds.
+"""
+
+from __future__ import annotations
+
+from brokers.kafka import KafkaBroker
+
+
+__all__ = ["KafkaBroker"]

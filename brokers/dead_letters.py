@@ -1,0 +1,43 @@
+"""Parking what cannot be done, with the reason, where a person finds it: the topic ``<queue>.XQ``.
+
+The value is the record's own, untouched, so that it can be sent again as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from brokers.records import Outgoing
+
+
+if TYPE_CHECKING:
+    from brokers.records import Record
+    from brokers.topics import Queue
+
+#: Characters of a reason, and of a traceback's end, that are kept.
+REASON_CHARS = 1000
+TRACEBACK_CHARS = 4000
+
+
+def dead_letter(record: Record, queue: Queue, *, error: str, reason: str, traceback: str = "") -> Outgoing:
+    """The record to put on *queue*'s dead-letter topic for *record*.
+
+    *error* is the kind of failure, for filters; *reason* is for people.
+    """
+    about = {
+        "xq.topic": record.topic,
+        "xq.partition": str(record.partition),
+        "xq.offset": str(record.offset),
+        "xq.timestamp_ms": str(record.timestamp_ms),
+        "xq.error": error,
+        "xq.reason": reason[:REASON_CHARS],
+        "xq.traceback": traceback[-TRACEBACK_CHARS:],
+        "xq.worker": f"{socket.gethostname()}:{os.getpid()}",
+    }
+    headers = {
+        **record.headers,
+        **{name: text.encode("utf-8", "backslashreplace") for name, text in about.items() if text},
+    }
+    return Outgoing(queue.dead_letters.name, record.value, record.key, headers)

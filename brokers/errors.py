@@ -1,0 +1,86 @@
+"""What can go wrong between Dramatiq and Kafka.
+
+    dramatiq.errors.BrokerError
+    ├── ConnectionError
+    │   ├── ConnectionFailed
+    │   │   └── Unreachable        no Kafka server answers; nothing was sent
+    │   └── ConnectionClosed
+    │       ├── DeliveryUnknown    no confirmation in time; the message may be in the log
+    │       └── ConsumerStopped    the thread that reads from Kafka has ended; Dramatiq opens a new one
+    └── KafkaError
+        ├── DeliveryRefused        Kafka said no: too large, not allowed, no such topic
+        ├── DelayRefused           this broker has no delayed messages
+        ├── WrongTopic             a topic is not as its queue needs it
+        └── Undecodable            a record is not a message; it is parked
+    StartError
+    ├── StartUnknown               the place to start from is out of reach just now
+    └── StartRefused               there is no safe place to start from; somebody has to decide
+
+``retryable`` says whether the same call can succeed later without anybody's help.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from dramatiq import errors as dramatiq_errors
+
+
+class KafkaError(dramatiq_errors.BrokerError):  # type: ignore[misc]  # Dramatiq leaves its errors unannotated
+    """Kafka, or what lies in it, refuses."""
+
+    retryable: ClassVar[bool] = False
+
+
+class Unreachable(dramatiq_errors.ConnectionFailed):  # type: ignore[misc]  # see KafkaError
+    """No Kafka server answers; nothing was sent."""
+
+    retryable: ClassVar[bool] = True
+
+
+class DeliveryUnknown(dramatiq_errors.ConnectionClosed):  # type: ignore[misc]  # see KafkaError
+    """Kafka did not confirm in time.  The message may, or may not, be in the log: look *message_id* up before sending anew."""
+
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, text: str, *, message_id: str) -> None:
+        super().__init__(text)
+        self.message_id = message_id
+
+
+class ConsumerStopped(dramatiq_errors.ConnectionClosed):  # type: ignore[misc]  # see KafkaError
+    """The thread that reads from Kafka has ended; what it had handed out is delivered again."""
+
+    retryable: ClassVar[bool] = True
+
+
+class DeliveryRefused(KafkaError):
+    """Kafka said no, and would again."""
+
+
+class DelayRefused(KafkaError):
+    """A delay was asked for, and this broker has no delayed messages."""
+
+
+class WrongTopic(KafkaError):
+    """A topic is not as its queue needs it; the text says what to change."""
+
+
+class Undecodable(KafkaError):
+    """A record is not a message; the text says why."""
+
+
+class StartError(Exception):
+    """Raised by a queue's ``start`` function."""
+
+    retryable: ClassVar[bool] = False
+
+
+class StartUnknown(StartError):
+    """The place to start from is out of reach just now; it is asked for again."""
+
+    retryable: ClassVar[bool] = True
+
+
+class StartRefused(StartError):
+    """There is no safe place to start from; the partition stays where it is until somebody mends it."""

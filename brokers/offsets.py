@@ -1,0 +1,229 @@
+"""Turning acks that arrive in any order into one safe commit for one partition.
+
+Kafka's commit is a single number: "all below is done".  Work that finishes out of order would either be done twice (commit the lowest
+unfinished) or be lost (commit the highest finished).  So the commit carries, in its metadata, a *completion map*: which offsets above
+the committed one are finished already.  Whoever takes the partition over skips exactly those.
+
+The map is text, because the broker counts characters, and small, because the broker refuses more than 4,096 of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+import zlib
+from collections import deque
+from itertools import pairwise
+from typing import NamedTuple
+
+from brokers.errors import KafkaError
+
+
+#: Characters of commit metadata that Kafka takes from this client: the broker's 4,096 less the NUL that the client adds.
+METADATA_LIMIT = 4095
+
+#: No new records are begun on a partition whose map is longer than this; those already begun go on, and still fit.
+MAP_LIMIT = METADATA_LIMIT * 3 // 4
+
+#: First characters of a map: ours, version 1.  The character after them names the encoding.
+MAGIC = "nk1"
+
+
+class UnknownMap(KafkaError):
+    """The metadata of a commit was not written by this module."""
+
+
+class Commit(NamedTuple):
+    """What to tell Kafka: the lowest unfinished offset, and the finished ones above it as a completion map."""
+
+    offset: int
+    metadata: str
+
+
+class Run(NamedTuple):
+    """Consecutive finished offsets: *start* up to, and without, *end*."""
+
+    start: int
+    end: int
+
+
+def encode(base: int, runs: list[Run]) -> str:
+    """The completion map of the finished *runs*: ascending, apart, all of them above *base*.  Empty when there are none."""
+    if not runs:
+        return ""
+    lengths, bits = _lengths(base, runs), _bits(base, runs)
+    forms = (("r", lengths), ("b", bits), ("R", zlib.compress(lengths, 9)), ("B", zlib.compress(bits, 9)))
+    kind, payload = min(forms, key=lambda form: len(form[1]))
+    return MAGIC + kind + base64.b85encode(payload).decode("ascii")
+
+
+def decode(base: int, metadata: str | None) -> list[Run]:
+    """The runs above *base* that *metadata* calls finished.
+
+    Raises:
+      UnknownMap: the metadata is not a completion map of a version that is known here.
+    """
+    text = (metadata or "").rstrip("\0")  # other clients' libraries keep the NUL
+    if not text:
+        return []
+    if not text.startswith(MAGIC):
+        raise UnknownMap(f"commit metadata {text[:20]!r} was written by another program")
+    kind, payload = text[len(MAGIC) : len(MAGIC) + 1], text[len(MAGIC) + 1 :]
+    try:
+        raw = base64.b85decode(payload)
+        raw = zlib.decompress(raw) if kind.isupper() else raw
+        return {"r": _from_lengths, "b": _from_bits}[kind.lower()](base, raw)
+    except (KeyError, ValueError, zlib.error) as exc:
+        raise UnknownMap(f"commit metadata {text[:20]!r} cannot be read") from exc
+
+
+def _bits(base: int, runs: list[Run]) -> bytes:
+    number = 0
+    for start, end in runs:
+        number |= ((1 << (end - start)) - 1) << (start - base)
+    return number.to_bytes((runs[-1].end - base) // 8 + 1, "little")
+
+
+def _from_bits(base: int, raw: bytes) -> list[Run]:
+    bits = bin(int.from_bytes(raw, "little"))[:1:-1]  # lowest first
+    edges = [0, *(index for index in range(1, len(bits)) if bits[index] != bits[index - 1]), len(bits)]
+    return [Run(base + start, base + end) for start, end in pairwise(edges) if bits[start] == "1"]
+
+
+def _lengths(base: int, runs: list[Run]) -> bytes:
+    """Lengths, in turn, of what is unfinished and what is finished, as base-128 numbers."""
+    out = bytearray()
+    cursor = base
+    for start, end in runs:
+        out += _varint(start - cursor) + _varint(end - start)
+        cursor = end
+    return bytes(out)
+
+
+def _from_lengths(base: int, raw: bytes) -> list[Run]:
+    numbers = _varints(raw)
+    if len(numbers) % 2:
+        raise ValueError("a length without its pair")
+    runs: list[Run] = []
+    cursor = base
+    for gap, length in zip(numbers[::2], numbers[1::2], strict=True):
+        runs.append(Run(cursor + gap, cursor + gap + length))
+        cursor += gap + length
+    return runs
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _varints(raw: bytes) -> list[int]:
+    numbers, number, shift = [], 0, 0
+    for byte in raw:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            numbers.append(number)
+            number, shift = 0, 0
+    if shift:
+        raise ValueError("a number is cut off")
+    return numbers
+
+
+class AckTracker:
+    """The unfinished offsets of one partition, for as long as this process owns it.
+
+    Every method may be called from any thread.  An offset that Kafka never delivers (a transaction marker, a compacted record) counts
+    as finished once a later one is.
+    """
+
+    def __init__(self, base: int, runs: list[Run] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._unfinished: set[int] = set()
+        self._order: deque[int] = deque()  # ascending; finished ones leave when they reach the left end
+        self._former: deque[Run] = deque(runs or ())  # finished by an earlier owner, not delivered yet
+        self._next = base  # one above the last offset that Kafka delivered
+        self._highest_done = base - 1
+        self._committed: Commit | None = None
+
+    def begin(self, offset: int) -> bool:
+        """Take note of a delivered record; false when it needs no work: finished by an earlier owner, or delivered before."""
+        with self._lock:
+            if offset < self._next:
+                return False  # a fetch that was under way when the partition was sought
+            self._next = offset + 1
+            if self._was_finished(offset):
+                self._highest_done = offset
+                return False
+            self._unfinished.add(offset)
+            self._order.append(offset)
+            return True
+
+    def _was_finished(self, offset: int) -> bool:
+        while self._former and self._former[0].end <= offset:
+            self._former.popleft()
+        return bool(self._former) and self._former[0].start <= offset
+
+    def done(self, offset: int) -> None:
+        """Mark *offset* finished.  Marking it twice, or one that is unknown, changes nothing."""
+        with self._lock:
+            if offset not in self._unfinished:
+                return
+            self._unfinished.remove(offset)
+            self._highest_done = max(self._highest_done, offset)
+            while self._order and self._order[0] not in self._unfinished:
+                self._order.popleft()
+
+    @property
+    def next(self) -> int:
+        """The offset to fetch next."""
+        with self._lock:
+            return self._next
+
+    @property
+    def unfinished(self) -> int:
+        """How many delivered records are not finished."""
+        with self._lock:
+            return len(self._unfinished)
+
+    def snapshot(self) -> Commit:
+        """Offset and map, taken at one moment."""
+        with self._lock:
+            base = self._order[0] if self._order else self._next
+            runs = self._runs(base)
+        return Commit(base, encode(base, runs))
+
+    def _runs(self, base: int) -> list[Run]:
+        below = sorted(offset for offset in self._unfinished if offset <= self._highest_done)
+        edges = [*below, self._highest_done + 1]
+        runs = [Run(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
+        ahead = [Run(max(start, self._next), end) for start, end in self._former if end > max(self._next, base)]
+        return _joined(runs + ahead)
+
+    def to_commit(self) -> Commit | None:
+        """What Kafka does not know yet, or none.  Never goes back."""
+        commit, former = self.snapshot(), self._committed
+        if former is not None and (commit == former or commit.offset < former.offset):
+            return None
+        return commit
+
+    def committed(self, commit: Commit) -> None:
+        """Kafka has confirmed *commit*."""
+        with self._lock:
+            if self._committed is None or commit.offset >= self._committed.offset:
+                self._committed = commit
+
+
+def _joined(runs: list[Run]) -> list[Run]:
+    """Runs that touch become one."""
+    joined: list[Run] = []
+    for run in runs:
+        if joined and joined[-1].end >= run.start:
+            joined[-1] = Run(joined[-1].start, run.end)
+        else:
+            joined.append(run)
+    return joined

@@ -1,0 +1,222 @@
+"""Sending, and knowing that it arrived.
+
+Every send is confirmed by all in-sync replicas, in order and without duplicates (an idempotent producer).  One thread polls the client and
+wakes the callers: callers that each polled would take each other's reports (172 sends a second instead of 5,500, measured).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaError as Code
+from confluent_kafka import KafkaException
+from confluent_kafka import Producer as Client
+
+from brokers.clients import Health, base_config, client_logger
+from brokers.errors import DeliveryRefused, DeliveryUnknown, Unreachable
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from confluent_kafka import KafkaError
+    from confluent_kafka import Message as KafkaMessage
+
+    from brokers.records import Outgoing
+
+logger = logging.getLogger("brokers.producer")
+
+#: Seconds a poll waits for reports; only closing waits for it.
+POLL_S = 0.1
+
+#: Records that may wait for the wire before `post` makes its caller wait too.
+QUEUE_RECORDS = 100_000
+
+
+#: Bytes that the client lets through; the topic's own limit, a megabyte by default, decides.
+MESSAGE_BYTES = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where a record is, as Kafka confirmed it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+class Pending:
+    """A record on its way."""
+
+    __slots__ = ("_arrived", "_delivery", "_error", "record")
+
+    def __init__(self, record: Outgoing) -> None:
+        self.record = record
+        self._arrived = threading.Lock()  # a bare lock wakes its waiter faster than an Event
+        self._arrived.acquire()
+        self._delivery: Delivery | None = None
+        self._error: KafkaError | None = None
+
+    def report(self, error: KafkaError | None, message: KafkaMessage) -> None:
+        """The client's delivery report."""
+        if error is not None:
+            self._error = error
+        else:
+            self._delivery = Delivery(
+                message.topic() or "", message.partition() or 0, message.offset() or 0, message.timestamp()[1]
+            )
+        self._arrived.release()
+
+    def wait(self) -> tuple[Delivery | None, KafkaError | None]:
+        """Block until Kafka's answer, which the client bounds by the delivery time-out."""
+        with self._arrived:
+            return self._delivery, self._error
+
+
+class Producer:
+    """One confirming producer.  Any thread; safe to inherit over a fork, where the child makes its own client."""
+
+    def __init__(self, settings: Mapping[str, Any], *, delivery_timeout_s: float) -> None:
+        self._settings = settings
+        self._timeout_s = delivery_timeout_s
+        self._lock = threading.Lock()
+        self._pid: int | None = None
+        self._client: Client | None = None
+        self._poller: threading.Thread | None = None
+        self._closing = threading.Event()
+        self.health = Health()
+
+    def send(self, record: Outgoing) -> Delivery:
+        """Produce *record* and wait until Kafka has it.
+
+        Raises:
+          Unreachable, DeliveryUnknown, DeliveryRefused: see `brokers.errors`.
+        """
+        return self.confirm(self.post(record))
+
+    def send_all(self, records: Iterable[Outgoing]) -> list[Delivery]:
+        """Produce all, then wait for all: one round trip for many.  Raises the first error after all have an answer."""
+        waiting = [self.post(record) for record in records]
+        for pending in waiting:
+            pending.wait()
+        return [self.confirm(pending) for pending in waiting]
+
+    def post(self, record: Outgoing) -> Pending:
+        """Put *record* on its way; blocks only while too many are under way.
+
+        Raises:
+          DeliveryRefused: it cannot be sent at all.
+        """
+        pending = Pending(record)
+        client = self._get()
+        where = {} if record.partition is None else {"partition": record.partition}
+        while True:
+            try:
+                client.produce(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    on_delivery=pending.report,
+                    headers=list(record.headers.items()),
+                    **where,
+                )
+            except BufferError:
+                client.flush(POLL_S)
+            except KafkaException as exc:
+                raise DeliveryRefused(self._refusal(record, exc.args[0])) from exc
+            else:
+                return pending
+
+    def confirm(self, pending: Pending) -> Delivery:
+        """Wait for Kafka's answer about *pending*; raises as `send` does."""
+        delivery, error = pending.wait()
+        if delivery is not None:
+            return delivery
+        raise self._error(pending.record, error)
+
+    def _error(self, record: Outgoing, error: KafkaError | None) -> Exception:
+        code = error.code() if error is not None else Code._FAIL  # noqa: SLF001 - confluent-kafka's public names for local errors begin with _
+        if code in {
+            Code._MSG_TIMED_OUT,
+            Code._TIMED_OUT,
+            Code._TRANSPORT,
+            Code._PURGE_INFLIGHT,
+            Code.REQUEST_TIMED_OUT,
+        }:  # noqa: SLF001 - as above
+            message_id = record.headers.get("message_id", b"").decode()
+            return DeliveryUnknown(
+                f"no confirmation for {record.topic!r} from {self.servers} within {self._timeout_s:g} s{self.health.why()};"
+                f" message {message_id or '(without id)'} may or may not be in the log",
+                message_id=message_id,
+            )
+        return DeliveryRefused(self._refusal(record, error))
+
+    def _refusal(self, record: Outgoing, error: KafkaError | None) -> str:
+        reason = error.str() if error is not None else "unknown error"
+        return f"Kafka refused a record of {len(record.value or b''):,} bytes for {record.topic!r}: {reason}"
+
+    @property
+    def servers(self) -> str:
+        """The servers as configured."""
+        return str(self._settings["bootstrap.servers"])
+
+    def warm(self) -> None:
+        """Connect now, so that the first send does not have to (0.5 to 1 s).
+
+        Raises:
+          Unreachable: no server answers.
+        """
+        try:
+            self._get().list_topics(timeout=self._timeout_s)
+        except KafkaException as exc:
+            raise Unreachable(f"cannot reach Kafka at {self.servers}{self.health.why()}") from exc
+
+    def _get(self) -> Client:
+        if self._client is not None and self._pid == os.getpid():
+            return self._client
+        with self._lock:
+            if self._client is None or self._pid != os.getpid():
+                self._open()
+        assert self._client is not None
+        return self._client
+
+    def _open(self) -> None:
+        config = base_config(self._settings, self.health) | {
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": 0,
+            "message.timeout.ms": int(self._timeout_s * 1000),
+            "queue.buffering.max.messages": QUEUE_RECORDS,
+            "message.max.bytes": MESSAGE_BYTES,
+        }
+        self._client = Client(config, logger=client_logger())
+        self._pid = os.getpid()
+        self._closing = threading.Event()
+        self._poller = threading.Thread(
+            target=_poll, args=(self._client, self._closing), name="kafka-producer", daemon=True
+        )
+        self._poller.start()
+
+    def close(self) -> None:
+        """Wait, bounded by the delivery time-out, for what is under way.  Idempotent; a later send opens a new client."""
+        with self._lock:
+            client, self._client = self._client, None
+            if client is None or self._pid != os.getpid():
+                return  # inherited over a fork: the parent's
+            left = client.flush(self._timeout_s)
+            self._closing.set()
+            if self._poller is not None:
+                self._poller.join()
+        if left:
+            logger.error("kafka_producer_closed unconfirmed=%d", left)
+
+
+def _poll(client: Client, closing: threading.Event) -> None:
+    while not closing.is_set():
+        client.poll(POLL_S)

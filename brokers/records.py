@@ -1,0 +1,143 @@
+"""A Dramatiq message as a Kafka record, and back.
+
+The value is Dramatiq's own JSON, so that any Dramatiq tool can read it.  The headers say what a person who searches a log wants to know
+without decoding values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+import msgspec
+from dramatiq.message import get_encoder
+
+from brokers.errors import Undecodable
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confluent_kafka import Message as KafkaMessage
+
+#: Longest broken value that an error quotes, in bytes.
+QUOTED = 80
+
+#: Options that would make a message leave its place; they mean nothing on an ordered queue.
+MOVING_OPTIONS = frozenset({"eta", "max_retries", "retries", "retry_when"})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as Kafka delivered it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of key and value."""
+        return len(self.key or b"") + len(self.value or b"")
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}@{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One record to be produced.  No *partition*: the key decides."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None = None
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+    partition: int | None = None
+
+
+class _Wire(msgspec.Struct):
+    """Dramatiq's message, strictly: what Dramatiq's own decoder lets through can end a worker thread."""
+
+    queue_name: str
+    actor_name: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+    message_id: str
+    message_timestamp: int
+
+
+_decoder = msgspec.json.Decoder(_Wire)
+
+
+def received(message: KafkaMessage) -> Record:
+    """What confluent-kafka delivered, as a value of our own."""
+    return Record(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        timestamp_ms=message.timestamp()[1],
+        key=_as_bytes(message.key()),
+        value=_as_bytes(message.value()),
+        headers={name: _as_bytes(value) or b"" for name, value in message.headers() or ()},
+    )
+
+
+def _as_bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
+
+
+def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:
+    """The record that carries *message* on *topic*.  The option ``key`` decides the partition; without it the message id does."""
+    key = message.options.get("key") or message.message_id
+    headers = {
+        "message_id": message.message_id.encode(),
+        "actor": message.actor_name.encode(),
+        "attempt": str(int(message.options.get("retries") or 0) + 1).encode(),
+    }
+    return Outgoing(topic=topic, value=message.encode(), key=str(key).encode(), headers=headers)
+
+
+def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
+    """The message that *record* carries.
+
+    Its queue name is forced to *queue_name*: a message that claims another queue would be acked on a queue that it never came from.
+
+    Raises:
+      Undecodable: with the reason.
+    """
+    if record.value is None:
+        raise Undecodable("the record has no value")
+    wire = _strict(record.value)
+    return dramatiq.Message(
+        queue_name=queue_name,
+        actor_name=wire.actor_name,
+        args=tuple(wire.args),
+        kwargs=wire.kwargs,
+        options=wire.options,
+        message_id=wire.message_id,
+        message_timestamp=wire.message_timestamp,
+    )
+
+
+def _strict(value: bytes) -> _Wire:
+    try:
+        return _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        reason = exc
+    try:  # an encoder of the application's own, or a number that only Python's JSON knows (NaN)
+        return msgspec.convert(get_encoder().decode(value), _Wire)
+    except Exception as exc:  # encoders raise what they like
+        raise Undecodable(f"not a Dramatiq message: {reason} in {value[:QUOTED]!r}") from exc
+
+
+def pinned(message: dramatiq.Message[Any]) -> dramatiq.Message[Any]:
+    """*message* without the options that would make it leave its place in an ordered queue."""
+    for name in MOVING_OPTIONS & message.options.keys():
+        del message.options[name]
+    return message

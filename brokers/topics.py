@@ -1,0 +1,204 @@
+"""Which topic a queue is, and how it has to be made.
+
+A queue is declared long before Kafka is reached; its topic is looked up, or made, at the first send or the first read.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError as Code
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from brokers.errors import Unreachable, WrongTopic
+
+
+if TYPE_CHECKING:
+    import dramatiq
+
+    from brokers.records import Record
+
+DAY_S = 86_400.0
+FOR_EVER = -1.0
+
+#: Partitions of a queue that says nothing: enough for eight worker processes, cheap for one.
+PARTITIONS = 8
+
+#: Bytes that a dead letter may have: a record as large as Kafka's default allows, and the headers that say why it is there.
+PARKED_BYTES = 1_250_000
+
+#: Longest topic name that Kafka takes, in characters.
+NAME_LIMIT = 249
+
+_name = re.compile(r"[a-zA-Z0-9._-]+")
+
+#: Where to start reading: (topic, partition, log start) to the offset to read first.  May block; raises a `StartError`.
+Start = Callable[[str, int, int], int]
+
+#: Record to message; raises `Undecodable`.
+Decode = Callable[["Record", str], "dramatiq.Message[Any]"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """How a topic has to be.  *retention_s* in seconds, negative for ever; no *replicas*: three where there are three servers."""
+
+    name: str
+    partitions: int = PARTITIONS
+    retention_s: float = 7 * DAY_S
+    exact: bool = False
+    compacted: bool = False
+    replicas: int | None = None
+    max_message_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _name.fullmatch(self.name) or len(self.name) > NAME_LIMIT:
+            raise WrongTopic(
+                f"{self.name!r} cannot be a topic: use a-z, A-Z, 0-9, '.', '_', '-', at most {NAME_LIMIT} characters"
+            )
+
+    def config(self, replicas: int) -> dict[str, str]:
+        """Kafka's settings for a new topic of this kind."""
+        retention_ms = -1 if self.retention_s < 0 else int(self.retention_s * 1000)
+        config = {"min.insync.replicas": "2" if replicas >= 3 else "1"}  # noqa: PLR2004 - one of three may fail
+        if self.max_message_bytes is not None:
+            config["max.message.bytes"] = str(self.max_message_bytes)
+        if self.compacted:
+            return config | {"cleanup.policy": "compact"}
+        return config | {"cleanup.policy": "delete", "retention.ms": str(retention_ms)}
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One Dramatiq queue on Kafka.
+
+    *ordered*: one unit (a message, or with *batch* up to that many consecutive ones) at a time, held in place until it succeeds.
+    *start*: where to begin, asked at every assignment and after every failure; without it Kafka's commit decides.
+    *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
+    """
+
+    name: str
+    topic: TopicSpec
+    group_id: str
+    ordered: bool = False
+    batch: int | None = None
+    start: Start | None = field(default=None, compare=False)
+    decode: Decode | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.ordered and not (self.topic.exact and self.topic.partitions == 1):
+            raise WrongTopic(f"queue {self.name!r} is ordered: its topic needs exactly one partition")
+        if self.batch is not None and (self.batch < 1 or not self.ordered):
+            raise WrongTopic(f"queue {self.name!r}: a batch is a positive number of messages of an ordered queue")
+        if self.start is not None and not self.ordered:
+            raise WrongTopic(f"queue {self.name!r}: only an ordered queue has a start of its own")
+
+    @property
+    def dead_letters(self) -> TopicSpec:
+        """The topic on which this queue's messages are parked."""
+        return TopicSpec(f"{self.topic.name}.XQ", self.topic.partitions, 30 * DAY_S, max_message_bytes=PARKED_BYTES)
+
+
+class Topics:
+    """Looks topics up, makes the missing ones, refuses the wrong ones.  Any thread; one network call a topic and process."""
+
+    def __init__(self, admin: Callable[[], AdminClient], timeout_s: float) -> None:
+        self._admin = admin
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._known: dict[str, int] = {}
+
+    def ensure(self, spec: TopicSpec) -> int:
+        """Make the topic unless it is there; the number of its partitions.
+
+        Raises:
+          Unreachable: no server answers.
+          WrongTopic: it is there, and not as needed; or it cannot be made.
+        """
+        known = self._known.get(spec.name)
+        if known is not None:
+            return known
+        with self._lock:
+            found = self.partitions(spec.name)
+            partitions = self._check(spec, self._create(spec) if found is None else found)
+            self._known[spec.name] = partitions
+        return partitions
+
+    def partitions(self, name: str) -> int | None:
+        """How many partitions the topic has; none when there is no such topic."""
+        try:
+            topic = (
+                self._admin().list_topics(timeout=self._timeout_s).topics.get(name)
+            )  # all: asking for one can make it
+        except KafkaException as exc:
+            raise Unreachable(exc.args[0].str()) from exc
+        return None if topic is None else len(topic.partitions)
+
+    def _check(self, spec: TopicSpec, partitions: int) -> int:
+        if spec.exact and partitions != spec.partitions:
+            raise WrongTopic(
+                f"topic {spec.name!r} has {partitions} partitions and needs exactly {spec.partitions}, so that offset order is the order"
+                " of work; delete it, or name another one, and make it with `init`"
+            )
+        return partitions
+
+    def _create(self, spec: TopicSpec) -> int:
+        replicas = spec.replicas or self._replicas()
+        topic = NewTopic(
+            spec.name, num_partitions=spec.partitions, replication_factor=replicas, config=spec.config(replicas)
+        )
+        future = self._admin().create_topics([topic], request_timeout=self._timeout_s)[spec.name]
+        try:
+            future.result(self._timeout_s + 1)
+        except KafkaException as exc:
+            if exc.args[0].code() != Code.TOPIC_ALREADY_EXISTS:  # somebody else was first, which is as good
+                raise WrongTopic(f"topic {spec.name!r} is missing and cannot be made: {exc.args[0].str()}") from exc
+        return self._await_leaders(spec)
+
+    def _await_leaders(self, spec: TopicSpec) -> int:
+        """A new topic is known before it has leaders; a send in that gap would wait for its time-out."""
+        deadline = time.monotonic() + self._timeout_s
+        while time.monotonic() < deadline:
+            topic = self._admin().list_topics(timeout=self._timeout_s).topics.get(spec.name)
+            if topic is not None and topic.partitions and all(part.leader >= 0 for part in topic.partitions.values()):
+                return len(topic.partitions)
+            time.sleep(0.02)
+        raise WrongTopic(f"topic {spec.name!r} was made and has no leader after {self._timeout_s:g} s")
+
+    def _replicas(self) -> int:
+        servers = len(self._admin().list_topics(timeout=self._timeout_s).brokers)
+        return 3 if servers >= 3 else 1  # noqa: PLR2004 - Kafka's usual replication factor
+
+    def describe(self, specs: Sequence[TopicSpec]) -> list[dict[str, Any]]:
+        """Each topic as it is: partitions, replicas, retention, and what is wrong with it."""
+        metadata = self._admin().list_topics(timeout=self._timeout_s)
+        return [self._describe(spec, metadata) for spec in specs]
+
+    def _describe(self, spec: TopicSpec, metadata: Any) -> dict[str, Any]:  # noqa: ANN401 - confluent-kafka leaves it untyped
+        topic = metadata.topics[spec.name]
+        resource = ConfigResource(ResourceType.TOPIC, spec.name)
+        config = self._admin().describe_configs([resource])[resource].result(self._timeout_s)
+        partitions = len(topic.partitions)
+        replicas = min(len(part.replicas) for part in topic.partitions.values())
+        wanted = spec.config(replicas)
+        wrong = [
+            f"{name} is {config[name].value}, needs {value}"
+            for name, value in wanted.items()
+            if config[name].value != value
+        ]
+        if spec.exact and partitions != spec.partitions:
+            wrong.insert(0, f"has {partitions} partitions, needs exactly {spec.partitions}")
+        return {
+            "topic": spec.name,
+            "partitions": partitions,
+            "replication": replicas,
+            "cleanup": config["cleanup.policy"].value,
+            "retention_ms": int(config["retention.ms"].value),
+            "wrong": wrong,
+        }

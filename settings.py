@@ -1,0 +1,134 @@
+"""Every setting of the project, read once from the environment.
+
+The names are the ones that operators already know (``BROKERS``, ``GROUP_ID``, ``NEO4J_URI`` ...).  This is the only module that
+reads the environment; every other one is handed a value.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What one worker, or one caller, needs to know.  Frozen; seconds and bytes unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(frozen=True, case_sensitive=True, extra="ignore", env_ignore_empty=True)
+
+    brokers: str = Field("localhost:9092", alias="BROKERS", description="Kafka servers, `host:port,host:port`.")
+    group_id: str = Field(
+        "replica-1",
+        alias="GROUP_ID",
+        description="The replica's name and consumer group: one per database, so that every database gets every command.",
+    )
+    query_group_id: str = Field(
+        "queries",
+        alias="QUERY_GROUP_ID",
+        description="The group that all query servers share, so that each request is answered once.",
+    )
+    username: str | None = Field(None, alias="B_USERNAME", description="SASL user; switches SASL on.")
+    password: str | None = Field(None, alias="B_PASSWORD", description="SASL password.", repr=False)
+    security_protocol: str = Field(
+        "SASL_SSL",
+        alias="B_SECURITY_PROTOCOL",
+        description="Used when `B_USERNAME` is set: `SASL_SSL` or `SASL_PLAINTEXT`.",
+    )
+    sasl_mechanism: str = Field(
+        "SCRAM-SHA-256",
+        alias="B_SASL_MECHANISM",
+        description="Used when `B_USERNAME` is set: `SCRAM-SHA-256`, `SCRAM-SHA-512`, `PLAIN`.",
+    )
+    topic_prefix: str = Field("", alias="B_TOPIC_PREFIX", description="Put before every topic name.")
+    command_topic: str = Field(
+        "command", alias="COMMAND_TOPIC", description="The ordered log of writes; one partition."
+    )
+    request_topic: str = Field("request", alias="REQUEST_TOPIC", description="Where queries wait.")
+    response_topic: str = Field("response", alias="RESPONSE_TOPIC", description="Where answers arrive.")
+    outcomes_topic: str = Field(
+        "outcomes", alias="OUTCOMES_TOPIC", description="What each command did on each replica."
+    )
+    replicas_topic: str = Field("replicas", alias="REPLICAS_TOPIC", description="The replicas that exist; compacted.")
+    reply_topics: str = Field(
+        "",
+        alias="REPLY_TOPICS",
+        description="Topics that a request may name in `to`, besides the response topic; comma separated.",
+    )
+    consumer_protocol: str = Field(
+        "classic",
+        alias="B_GROUP_PROTOCOL",
+        description="`classic` (cooperative-sticky) or `consumer` (KIP-848; slower to notice a killed worker).",
+    )
+    neo4j_uri: str = Field(
+        "bolt://localhost:7687", alias="NEO4J_URI", description="The database that this worker represents."
+    )
+    neo4j_user: str = Field("neo4j", alias="NEO4J_USER", description="Its user.")
+    neo4j_password: str = Field(
+        "", alias="NEO4J_PASS", description="Its password; empty when authentication is off.", repr=False
+    )
+    neo4j_database: str = Field("neo4j", alias="NEO4J_DATABASE", description="The database's name on that server.")
+    query_timeout_s: float = Field(
+        30.0, alias="QUERY_TIMEOUT_S", gt=0, description="Longest run of one query, seconds."
+    )
+    query_max_rows: int = Field(
+        10_000, alias="QUERY_MAX_ROWS", gt=0, description="Rows of one answer; more are cut and said so."
+    )
+    apply_batch: int = Field(
+        500, alias="APPLY_BATCH", ge=1, le=10_000, description="Commands that may share one transaction."
+    )
+
+    @field_validator("brokers")
+    @classmethod
+    def _brokers_are_host_and_port(cls, value: str) -> str:
+        servers = [server.strip() for server in value.split(",") if server.strip()]
+        if not servers:
+            raise ValueError("name at least one server, as host:port")
+        for server in servers:
+            host, _, port = server.rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"{server!r} is not host:port")
+        return ",".join(servers)
+
+    @model_validator(mode="after")
+    def _user_and_password_come_together(self) -> Settings:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("B_USERNAME and B_PASSWORD are set together or not at all")
+        return self
+
+    def topic(self, name: str) -> str:
+        """The full name of the topic *name*: with the prefix."""
+        return f"{self.topic_prefix}{name}"
+
+    @property
+    def allowed_reply_topics(self) -> frozenset[str]:
+        """Full names of the topics that a request may ask its answer on."""
+        extra = (name.strip() for name in self.reply_topics.split(","))
+        return frozenset(self.topic(name) for name in (self.response_topic, *extra) if name)
+
+    def kafka(self) -> dict[str, str]:
+        """The connection part of a Kafka client's configuration."""
+        config = {"bootstrap.servers": self.brokers}
+        if self.username is not None and self.password is not None:
+            config |= {
+                "security.protocol": self.security_protocol,
+                "sasl.mechanism": self.sasl_mechanism,
+                "sasl.username": self.username,
+                "sasl.password": self.password,
+            }
+        return config
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process: the environment as it was at the first call.
+
+    Raises:
+      pydantic.ValidationError: names each wrong variable and why.
+    """
+    return Settings()  # type: ignore[call-arg]  # every field has an alias and a default; mypy sees only the aliases
+
+
+def environment_names() -> dict[str, str]:
+    """Each environment variable and what it means."""
+    return {str(field.alias): field.description or "" for field in Settings.model_fields.values()}

@@ -1,0 +1,80 @@
+"""What can go wrong around the task queue, as one tree.
+
+OpsError
+└── StackError                  the local stack
+    ├── JarsUnavailable         (retryable) a jar could not be downloaded or stored
+    ├── JarCorrupt              a jar is not the one in the lock file
+    ├── UnknownVersion          no such version of a server
+    ├── PackageMissing          the `stack` extra is not installed
+    ├── PortTaken               (retryable) somebody else listens on a port of the stack
+    ├── ServerDied              a server ended while it was starting
+    ├── ServerSilent            (retryable, a TimeoutError) a server runs but did not answer in time
+    ├── StackBusy               (retryable, a TimeoutError) another command is working on the same stack
+    ├── NotInStack              a server that the stack does not have, or not running
+    └── StateUnusable           the state file cannot be used by this version, or for this request
+
+Every message is one for the user: what happened, and the way out.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OpsError(Exception):
+    """Anything that this package raises on purpose."""
+
+    #: Can the same call succeed later, with nothing changed by hand?
+    retryable: ClassVar[bool] = False
+
+
+class StackError(OpsError):
+    """The local stack cannot do what was asked."""
+
+
+class JarsUnavailable(StackError):
+    """A jar could not be downloaded, or not be stored.  Network and disks recover."""
+
+    retryable = True
+
+
+class JarCorrupt(StackError):
+    """A freshly downloaded jar has another hash than the lock file says.  It was not kept."""
+
+
+class UnknownVersion(StackError):
+    """The version does not exist, or is one that this project cannot run."""
+
+
+class PackageMissing(StackError):
+    """A package of the `stack` extra is missing, so servers cannot be started on this machine."""
+
+
+class PortTaken(StackError):
+    """A port of the stack is used by a process that is not ours.  It may go away."""
+
+    retryable = True
+
+
+class ServerDied(StackError):
+    """A server ended while it was starting; the message ends with its last log lines."""
+
+
+class ServerSilent(StackError, TimeoutError):
+    """A server did not answer in time; the message ends with its last log lines."""
+
+    retryable = True
+
+
+class StackBusy(StackError, TimeoutError):
+    """Another command holds the lock of the state directory."""
+
+    retryable = True
+
+
+class NotInStack(StackError):
+    """The stack has no such server, or it is not running."""
+
+
+class StateUnusable(StackError):
+    """The state directory cannot serve this request; the message says which flag or directory can."""

@@ -93,6 +93,11 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
         self.producer = Producer(self._settings, delivery_timeout_s=delivery_timeout_s)
         self.topics = Topics(self._admin, delivery_timeout_s)
 
+    @property
+    def client_settings(self) -> dict[str, Any]:
+        """The Kafka client's settings, for clients beside the broker's own."""
+        return dict(self._settings)
+
     # Declarations.
 
     def declare_queue(  # noqa: PLR0913 - each is one property of a queue

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka import KafkaError as Code
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
@@ -139,6 +139,21 @@ class Topics:
         except KafkaException as exc:
             raise Unreachable(exc.args[0].str()) from exc
         return None if topic is None else len(topic.partitions)
+
+    def identity(self, name: str) -> str:
+        """The topic's id, which another topic of the same name does not have.
+
+        Raises:
+          Unreachable: no server answers.
+          WrongTopic: there is no such topic.
+        """
+        future = self._admin().describe_topics(TopicCollection([name]), request_timeout=self._timeout_s)[name]
+        try:
+            return str(future.result(self._timeout_s).topic_id)
+        except KafkaException as exc:
+            if exc.args[0].code() == Code.UNKNOWN_TOPIC_OR_PART:
+                raise WrongTopic(f"there is no topic {name!r}") from exc
+            raise Unreachable(exc.args[0].str()) from exc
 
     def _check(self, spec: TopicSpec, partitions: int) -> int:
         if spec.exact and partitions != spec.partitions:

@@ -1,0 +1,242 @@
+"""Reading a topic without a group: answers to questions, and news for everybody.
+
+A consumer group gives each record to one member.  A caller that waits for *its* answer, or wants to hear what *every* replica did, reads the
+partition itself: no group, no commits, from a place of its own choosing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import OFFSET_INVALID, KafkaException, TopicPartition
+from confluent_kafka import Consumer as Client
+
+from brokers.clients import Health, base_config, client_logger
+from brokers.errors import ConsumerStopped, Unreachable
+from brokers.records import received
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from brokers.kafka import KafkaBroker
+    from brokers.records import Record
+    from brokers.topics import TopicSpec
+
+logger = logging.getLogger("brokers.replies")
+
+#: Longest poll of a reader's thread, in seconds; only closing waits for it.
+POLL_S = 0.1
+
+#: The header that says which question a record answers.
+CORRELATION = "correlation_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to read: a partition, from its end (neither is set), its start, or the first record at or after a time."""
+
+    topic: str
+    partition: int = 0
+    from_start: bool = False
+    since_ms: int | None = None
+
+
+class TopicReader:
+    """Hands every record of some partitions to *handler*, in a thread of its own, until closed.
+
+    When the constructor returns, the places are fixed: what is produced from then on will be seen.
+
+    Raises:
+      Unreachable: no Kafka server answers within *timeout_s*.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        places: Sequence[Place],
+        handler: Callable[[Record], None],
+        *,
+        timeout_s: float,
+    ) -> None:
+        self.health = Health()
+        self.failure: BaseException | None = None
+        self._handler = handler
+        self._timeout_s = timeout_s
+        self._closing = threading.Event()
+        self._client = Client(base_config(settings, self.health) | _config(), logger=client_logger())
+        try:
+            starts = [self._start(place) for place in places]
+        except KafkaException as exc:
+            self._client.close()
+            servers = settings["bootstrap.servers"]
+            raise Unreachable(f"cannot read from Kafka at {servers}{self.health.why()}") from exc
+        self._behind = {(tp.topic, tp.partition): end for tp, end in starts if tp.offset < end}
+        self._caught_up = threading.Event()
+        self._client.assign([tp for tp, _ in starts])
+        self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
+        self._thread.start()
+
+    def _start(self, place: Place) -> tuple[TopicPartition, int]:
+        """Where to begin, and where the log ends now."""
+        tp = TopicPartition(place.topic, place.partition)
+        first, end = self._client.get_watermark_offsets(tp, timeout=self._timeout_s, cached=False)
+        tp.offset = first if place.from_start else end
+        if place.since_ms is not None:
+            at = TopicPartition(place.topic, place.partition, max(place.since_ms, 0))
+            [found] = self._client.offsets_for_times([at], timeout=self._timeout_s)
+            tp.offset = end if found.offset in {OFFSET_INVALID, -1} else found.offset
+        return tp, end
+
+    def wait_caught_up(self, timeout_s: float) -> bool:
+        """Wait until all that was there when the reader was made has been handled."""
+        return self._caught_up.wait(timeout_s)
+
+    @property
+    def running(self) -> bool:
+        """False once the thread has ended, for whatever reason."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """End the thread.  Idempotent."""
+        self._closing.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._step()
+        except Exception as exc:
+            logger.exception("kafka_reader_failed")
+            self.failure = exc
+        finally:
+            self._client.close()
+
+    def _step(self) -> None:
+        message = self._client.poll(POLL_S)
+        while message is not None:
+            if message.error() is not None:
+                logger.warning("kafka_reader_error code=%s text=%s", message.error().name(), message.error().str())
+            else:
+                self._handler(received(message))
+            message = self._client.poll(0)
+        self._note_position()
+
+    def _note_position(self) -> None:
+        """Compare positions, not records: the last offsets of a log may be markers that are never delivered."""
+        if self._behind:
+            places = [TopicPartition(topic, partition) for topic, partition in self._behind]
+            for tp in self._client.position(places):
+                if tp.offset >= self._behind[tp.topic, tp.partition]:
+                    del self._behind[tp.topic, tp.partition]
+        if not self._behind:
+            self._caught_up.set()
+
+
+def _config() -> dict[str, Any]:
+    return {
+        "group.id": f"reader-{os.getpid()}-{random.getrandbits(32):08x}",  # never joined; the client insists on a name
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",  # a place that has expired: go on with what is left
+        "isolation.level": "read_committed",
+        "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 10,
+    }
+
+
+class Waiter:
+    """The answers to one question, as they arrive."""
+
+    def __init__(self, correlation_id: str, partition: int, forget: Callable[[str], None]) -> None:
+        self.correlation_id = correlation_id
+        self.partition = partition
+        self._forget = forget
+        self._records: SimpleQueue[Record | BaseException] = SimpleQueue()
+
+    def put(self, record: Record | BaseException) -> None:
+        """Called by the reading thread."""
+        self._records.put(record)
+
+    def get(self, timeout_s: float) -> Record | None:
+        """The next record, or none within *timeout_s*.
+
+        Raises:
+          ConsumerStopped: nobody reads the answers any more.
+        """
+        try:
+            record = self._records.get(timeout=max(timeout_s, 0))
+        except Empty:
+            return None
+        if isinstance(record, BaseException):
+            raise record
+        return record
+
+    def close(self) -> None:
+        """Wait no longer: what comes late is dropped."""
+        self._forget(self.correlation_id)
+
+
+class Replies:
+    """The answers that arrive for this process on one topic.
+
+    Every caller on a partition reads all the answers on it, so that callers spread over the partitions: each process keeps to one, chosen
+    at random.  Any thread; a forked child makes its own reader.
+    """
+
+    def __init__(self, broker: KafkaBroker, spec: TopicSpec, *, timeout_s: float) -> None:
+        self._broker = broker
+        self._spec = spec
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._pid: int | None = None
+        self._reader: TopicReader | None = None
+        self._partition = 0
+        self._waiters: dict[str, Waiter] = {}
+
+    def expect(self, correlation_id: str) -> Waiter:
+        """Begin to wait, *before* the question is sent: an answer cannot be missed then.
+
+        Raises:
+          Unreachable: no Kafka server answers.
+        """
+        with self._lock:
+            self._read()
+            waiter = Waiter(correlation_id, self._partition, self._drop)
+            self._waiters[correlation_id] = waiter
+        return waiter
+
+    def _read(self) -> None:
+        if self._reader is not None and self._pid == os.getpid() and self._reader.running:
+            return
+        if self._pid != os.getpid():
+            self._waiters = {}
+        self._pid = os.getpid()
+        self._partition = random.randrange(self._broker.topics.ensure(self._spec))
+        places = [Place(self._spec.name, self._partition)]
+        self._reader = TopicReader(self._broker.client_settings, places, self._arrived, timeout_s=self._timeout_s)
+
+    def _arrived(self, record: Record) -> None:
+        correlation_id = record.headers.get(CORRELATION, b"").decode(errors="replace")
+        waiter = self._waiters.get(correlation_id)
+        if waiter is not None:
+            waiter.put(record)
+
+    def _drop(self, correlation_id: str) -> None:
+        self._waiters.pop(correlation_id, None)
+
+    def close(self) -> None:
+        """Stop reading; whoever still waits is told.  Idempotent."""
+        with self._lock:
+            reader, self._reader = self._reader, None
+            waiters, self._waiters = list(self._waiters.values()), {}
+        for waiter in waiters:
+            waiter.put(ConsumerStopped("the broker was closed while an answer was awaited"))
+        if reader is not None and self._pid == os.getpid():
+            reader.close()

@@ -1,1 +1,4 @@
-"""Around the task queue: the local stack of real servers, and what the command line does with it.  Imported only by ``cli``."""
+"""Around the task queue: the local stack of real servers, and what the command line does with it.
+
+Imported only by ``cli``.
+"""

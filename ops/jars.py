@@ -1,8 +1,8 @@
 """The jars of Kafka and Neo4j, exactly those of ``jars.lock``.
 
-`class_path` returns where they lie, after downloading what is missing.  jgo knows the repositories and the cache (and reads
-the user's own jgo and Maven settings); the lock file knows every jar with its size and SHA-256, so nothing has to be resolved,
-eight jars come at once, and no byte runs that was not seen before.
+`fetch` returns where they lie, after downloading what is missing.  jgo knows the repositories and the cache (and
+reads the user's own jgo and Maven settings); the lock file knows every jar with its size and SHA-256, so nothing has to
+be resolved, eight jars come at once, and no byte runs that was not seen before.
 
 Make the lock file anew after changing `PINNED`::
 
@@ -50,7 +50,10 @@ NETWORK_TIMEOUT_S = 30
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """One line of the lock file.  *coordinate* is ``group:artifact:packaging[:classifier]:version``, as Maven writes it."""
+    """One line of the lock file.
+
+    *coordinate* is ``group:artifact:packaging[:classifier]:version``, as Maven writes it.
+    """
 
     coordinate: str
     size: int
@@ -136,7 +139,7 @@ def _context(**settings: Any) -> Any:
     except ImportError as error:
         raise _extra_is_missing(error) from error
     user = GlobalSettings.load()
-    defaults = {
+    defaults: dict[str, Any] = {
         "repo_cache": user.repo_cache,
         "remote_repos": {"central": MAVEN_CENTRAL_URL, **user.repositories},
         "timeout": NETWORK_TIMEOUT_S,
@@ -164,7 +167,9 @@ def _download(wanted: Mapping[Jar, Any], progress: Progress) -> None:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=cache, ignore_cleanup_errors=True) as scratch:
             _download_all({jar: wanted[jar].cached_path for jar in missing}, Path(scratch), meter)
     except OSError as error:
-        raise JarsUnavailable(f"cannot store jars in {cache}: {error}. Make room there, or set M2_REPO elsewhere.") from error
+        raise JarsUnavailable(
+            f"cannot store jars in {cache}: {error}. Make room there, or set M2_REPO elsewhere."
+        ) from error
     progress(Step("jars", f"{len(missing)} jars", meter.done, meter.total, finished=True))
 
 
@@ -187,7 +192,7 @@ def _download_one(context: Any, jar: Jar, target: Path) -> None:
     path = _fetch_with_retries(context, jar)
     if not jar.is_at(path):
         raise JarCorrupt(
-            f"{jar.coordinate}: the downloaded file is not the one in jars.lock (SHA-256 differs), so it was thrown away. "
+            f"{jar.coordinate}: the downloaded file is not the one in jars.lock (SHA-256 differs): it was thrown away. "
             "Ask who runs the repository that jgo is configured for."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -211,8 +216,8 @@ def _fetch_with_retries(context: Any, jar: Jar) -> Path:
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-class _Stopped(Exception):  # noqa: N818  # not an error: nobody needs this download any more
-    """Raised inside a download to end it."""
+class _Stopped(Exception):
+    """Ends a download that nobody needs any more."""
 
 
 class _Meter:
@@ -241,14 +246,18 @@ class _Meter:
 def _resolve(server: str, version: str, progress: Progress) -> list[Path]:
     """Resolve a version outside the lock: minutes the first time, and nothing vouches for the files."""
     import jgo  # noqa: PLC0415  # as in _context
+    from requests import RequestException  # noqa: PLC0415
 
     progress(Step("jars", f"{server} {version} is not in jars.lock: resolving it, unpinned"))
     try:
         environment = jgo.build(coordinates(server, version), repositories=dict(_context().remote_repos))
-    except Exception as error:  # jgo has no error classes of its own
-        raise UnknownVersion(
-            f"cannot resolve {server} {version}: {error}. Pinned versions: {', '.join(v for s, v in load_lock() if s == server)}."
+    except RequestException as error:
+        raise JarsUnavailable(
+            f"cannot resolve {server} {version}: {error}. Check the network and try again."
         ) from error
+    except Exception as error:  # jgo has no error classes of its own
+        pinned = ", ".join(pin for name, pin in load_lock() if name == server)
+        raise UnknownVersion(f"cannot resolve {server} {version}: {error}. Pinned versions: {pinned}.") from error
     progress(Step("jars", f"{server} {version}, unpinned", finished=True))
     return [Path(jar) for jar in environment.all_jars]
 

@@ -1,22 +1,26 @@
 """Bring servers to life, and to rest: what `Stack` does under its lock.
 
-A start that does not succeed leaves nothing behind: whatever it started is stopped again, also after Ctrl-C.  If it is killed,
-the state file or the marker in the environment of the servers leads the next start to them.
+A start that does not succeed leaves nothing behind: whatever it started is stopped again, also after Ctrl-C.  If it is
+killed, the state file or the marker in the environment of the servers leads the next start to them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from ops import jars, processes
 from ops.errors import PortTaken, ServerDied, ServerSilent
 from ops.progress import Progress, Step
 from ops.servers import KINDS, Kind, Site
-from ops.state import Server, State, StateFile
 
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from ops.state import Server, State, StateFile
 
 #: Seconds that a running server of an earlier start gets to answer, before it is started again.
 PATIENCE_S = 5.0
@@ -24,7 +28,7 @@ PATIENCE_S = 5.0
 #: Seconds that half-started servers get to end by themselves.  They are new or crash-safe: a kill does no harm.
 ABORT_TIMEOUT_S = 5.0
 
-ClassPaths = dict[tuple[str, str], list[Path]]
+ClassPaths: TypeAlias = "dict[tuple[str, str], list[Path]]"
 
 
 @dataclass(slots=True)
@@ -120,7 +124,9 @@ class Launcher:
         log_from = site.log.stat().st_size if site.log.exists() else 0
         self._save(site.server.but(starting=True, log_from=log_from))
         environment = site.server.environment | site.marker
-        process = processes.spawn(kind.command(site, class_path), cwd=site.folder, log=site.log, environment=environment)
+        process = processes.spawn(
+            kind.command(site, class_path), cwd=site.folder, log=site.log, environment=environment
+        )
         self._save(self.state.servers[name].but(pid=process.pid, started=process.started))
 
     def _wait(self, names: Iterable[str]) -> None:

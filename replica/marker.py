@@ -1,0 +1,172 @@
+"""The position inside the graph: one node, and the only statements that touch it.
+
+    (:_KafkaPosition {topic, partition, topic_id, offset, published, rejections[, intent, existed]})
+
+*offset* is the last command applied.  *published* is the offset up to which outcomes are known to be published, and
+*rejections* holds the rejected outcomes after it, one JSON string each, so that a crash between a commit and the
+publication loses none.  *intent* is the offset of a schema command that has begun, *existed* whether the name it
+creates or drops existed before.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, LiteralString, Protocol
+
+from replica.statement import Outcome
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import neo4j
+
+# read -- The marker of this topic and partition, or no row.
+READ: Final = """
+MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition})
+RETURN properties(m) AS marker, elementId(m) AS id
+"""
+
+# lock -- Take the write lock, then read: a comparison made before the lock is held fences nobody.
+LOCK: Final = """
+MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition})
+SET m._lock = 1 REMOVE m._lock
+RETURN properties(m) AS marker, elementId(m) AS id
+"""
+
+# move -- Write all of the marker, last in its transaction.
+MOVE: Final = """
+MERGE (m:_KafkaPosition {topic: $__topic, partition: $__partition})
+SET m = $__marker
+"""
+
+# renew -- The same after a command that may have seen the marker: whatever it left on the node goes.
+RENEW: Final = """
+OPTIONAL MATCH (m) WHERE elementId(m) = $__id
+DETACH DELETE m
+WITH count(*) AS __n
+CREATE (:_KafkaPosition $__marker)
+"""
+
+# advance -- One round trip: lock, compare, a rewritten command, move; no row when somebody else moved.
+ADVANCE: Final = """
+MATCH (__m:_KafkaPosition {topic: $__topic, partition: $__partition})
+SET __m._lock = 1 REMOVE __m._lock
+WITH __m WHERE __m.offset = $__previous AND __m.topic_id = $__topic_id AND __m.intent IS NULL
+%s
+SET __m.offset = $__offset, __m.published = $__published, __m.rejections = $__rejections
+RETURN __m.offset AS offset
+"""
+#: Properties that ADVANCE itself sets or removes; taken off the counters.
+ADVANCE_PROPERTIES: Final = 5
+
+CONSTRAINT: Final = """
+CREATE CONSTRAINT kafka_position IF NOT EXISTS
+FOR (m:_KafkaPosition) REQUIRE (m.topic, m.partition) IS UNIQUE
+"""
+
+# begin -- The first marker of an empty graph; two processes at once make one.
+BEGIN: Final = """
+MERGE (m:_KafkaPosition {topic: $__topic, partition: $__partition})
+ON CREATE SET m = $__marker
+"""
+
+
+class Runner(Protocol):
+    """A session or a transaction."""
+
+    def run(self, query: LiteralString, /, parameters: dict[str, Any] | None = None) -> neo4j.Result:
+        """Run one statement."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What the node says."""
+
+    topic_id: str
+    offset: int
+    published: int
+    rejections: tuple[Outcome, ...] = ()
+    intent: int | None = None
+    existed: bool = False
+    element_id: str = ""
+
+    def moved(self, offset: int, rejected: Iterable[Outcome], *, published: int) -> Marker:
+        """The marker after everything up to *offset*; outcomes that are known to be published are dropped."""
+        published = max(self.published, published)
+        kept = (outcome for outcome in (*self.rejections, *rejected) if outcome.offset > published)
+        return Marker(self.topic_id, offset, published, tuple(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Which marker: a graph may carry several logs."""
+
+    topic: str
+    partition: int
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As parameters of the statements above."""
+        return {"__topic": self.topic, "__partition": self.partition}
+
+    def read(self, runner: Runner) -> Marker | None:
+        """The marker as it is now, without a lock."""
+        return _parse(runner.run(READ, self.parameters).single())
+
+    def lock(self, runner: Runner) -> Marker | None:
+        """The marker, write-locked until the transaction ends."""
+        return _parse(runner.run(LOCK, self.parameters).single())
+
+    def move(self, runner: Runner, marker: Marker) -> None:
+        """Write *marker*, in an existing node or a new one."""
+        runner.run(MOVE, {**self.parameters, "__marker": self.properties(marker)}).consume()
+
+    def renew(self, runner: Runner, marker: Marker, element_id: str) -> None:
+        """Write *marker* in a new node, in place of the one that was locked as *element_id*."""
+        runner.run(RENEW, {"__id": element_id, "__marker": self.properties(marker)}).consume()
+
+    def begin(self, runner: Runner, marker: Marker) -> None:
+        """Write *marker* unless there is one."""
+        runner.run(BEGIN, {**self.parameters, "__marker": self.properties(marker)}).consume()
+
+    def properties(self, marker: Marker) -> dict[str, Any]:
+        """Everything that the node holds."""
+        properties: dict[str, Any] = {
+            "topic": self.topic,
+            "partition": self.partition,
+            "topic_id": marker.topic_id,
+            "offset": marker.offset,
+            "published": marker.published,
+            "rejections": texts(marker.rejections),
+        }
+        if marker.intent is not None:
+            properties |= {"intent": marker.intent, "existed": marker.existed}
+        return properties
+
+
+def texts(rejections: Iterable[Outcome]) -> list[str]:
+    """Rejected outcomes as the marker keeps them."""
+    return [json.dumps([outcome.offset, outcome.code, outcome.message]) for outcome in rejections]
+
+
+def _parse(record: neo4j.Record | None) -> Marker | None:
+    if record is None:
+        return None
+    found: Mapping[str, Any] = record["marker"]
+    return Marker(
+        topic_id=found.get("topic_id", ""),
+        offset=found.get("offset", -1),
+        published=found.get("published", -1),
+        rejections=tuple(_outcome(text) for text in found.get("rejections", ())),
+        intent=found.get("intent"),
+        existed=found.get("existed", False),
+        element_id=record["id"],
+    )
+
+
+def _outcome(text: str) -> Outcome:
+    offset, code, message = json.loads(text)
+    return Outcome(offset, applied=False, code=code, message=message)

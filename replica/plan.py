@@ -1,0 +1,168 @@
+"""How commands are cut into transactions.  Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+from replica import cypher, values
+from replica.statement import Outcome
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from replica.statement import Command, Statement
+
+#: Text and parameters of one transaction, in bytes.  Neo4j keeps a transaction's state in memory.
+BATCH_BYTES: Final = 4_000_000
+
+#: Our own codes.
+REFUSED: Final = "Replica.NotACommand"
+UNSUPPORTED: Final = "Replica.Unsupported"
+UNNAMED: Final = "Replica.UnnamedSchema"
+
+
+class Kind(enum.Enum):
+    """How a unit is applied."""
+
+    BATCH = "batch"  # neighbours in one transaction
+    ALONE = "alone"  # one command, because a neighbour in its transaction could change its meaning
+    SCHEMA = "schema"  # one schema command, which cannot share a transaction with the position
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Consecutive commands that are applied in one way."""
+
+    kind: Kind
+    commands: tuple[Command, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Neighbours with one statement of the same text and the same parameter types: one UNWIND may do them all."""
+
+    text: str
+    commands: tuple[Command, ...]
+
+    @property
+    def rows(self) -> list[Mapping[str, Any]]:
+        """The parameters, one command each."""
+        return [command.statements[0].parameters for command in self.commands]
+
+
+def verdict(command: Command) -> Outcome | None:
+    """The rejected outcome of a command that no server needs to see, or None."""
+    if command.refused is not None:
+        return _rejected(command, REFUSED, command.refused)
+    if not command.statements:
+        return _rejected(command, REFUSED, "a command without a statement")
+    for statement in command.statements:
+        if reason := cypher.analyse(statement.text).refusal:
+            return _rejected(command, UNSUPPORTED, reason)
+    return _schema_verdict(command) if is_schema(command) else None
+
+
+def is_schema(command: Command) -> bool:
+    """Tell whether a statement of *command* changes the schema."""
+    return any(cypher.analyse(statement.text).schema for statement in command.statements)
+
+
+def _schema_verdict(command: Command) -> Outcome | None:
+    if len(command.statements) > 1:
+        return _rejected(command, UNSUPPORTED, "a schema change stands alone: Neo4j does not mix it with anything else")
+    statement = command.statements[0]
+    if cypher.schema_name(statement.text, statement.parameters) is None:
+        reason = "give the index or constraint a name: the names that Neo4j generates differ between its versions"
+        return _rejected(command, UNNAMED, reason)
+    return None
+
+
+def _rejected(command: Command, code: str, message: str) -> Outcome:
+    return Outcome(command.offset, applied=False, code=code, message=message)
+
+
+def kind_of(command: Command) -> Kind:
+    """How *command* must be applied."""
+    if verdict(command) is not None:
+        return Kind.BATCH
+    if is_schema(command):
+        return Kind.SCHEMA
+    return Kind.ALONE if any(cypher.analyse(s.text).alone for s in command.statements) else Kind.BATCH
+
+
+def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
+    """Cut *commands* into units, in order; a batch has at most *batch* commands and about `BATCH_BYTES`."""
+    for kind, run in groupby(commands, key=kind_of):
+        if kind is Kind.BATCH:
+            yield from _batches(list(run), batch)
+        else:
+            yield from (Unit(kind, (command,)) for command in run)
+
+
+def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
+    chosen: list[Command] = []
+    room = BATCH_BYTES
+    for command in commands:
+        weight = sum(len(s.text) + values.size(s.parameters) for s in command.statements)
+        if chosen and (len(chosen) >= limit or weight > room):
+            yield Unit(Kind.BATCH, tuple(chosen))
+            chosen, room = [], BATCH_BYTES
+        chosen.append(command)
+        room -= weight
+    if chosen:
+        yield Unit(Kind.BATCH, tuple(chosen))
+
+
+def groups(commands: Sequence[Command]) -> list[Group | Command]:
+    """Join neighbours where one UNWIND may do them; commands that are rejected beforehand stay by themselves."""
+    found: list[Group | Command] = []
+    for key, run in groupby(commands, key=_group_key):
+        neighbours = tuple(run)
+        if key is None or len(neighbours) == 1:
+            found += neighbours
+        else:
+            found.append(Group(neighbours[0].statements[0].text, neighbours))
+    return found
+
+
+def _group_key(command: Command) -> tuple[str, Any] | None:
+    if len(command.statements) != 1 or verdict(command) is not None:
+        return None
+    statement = command.statements[0]
+    text = cypher.analyse(statement.text)
+    if not text.wrappable or text.alone or not text.parameters or not text.parameters <= statement.parameters.keys():
+        return None
+    return statement.text, types(statement)
+
+
+def types(statement: Statement) -> tuple[tuple[str, Any], ...]:
+    """The types of the parameters as the server sees them.
+
+    It compiles a text against them (`abs($s)` fails for a string even where no row reaches it), while in a rewritten
+    text their types are unknown to it; so whatever is proven about a text holds for one set of types.
+    """
+    return tuple((name, _type(value)) for name, value in sorted(statement.parameters.items()))
+
+
+def _type(value: Any) -> Any:
+    if isinstance(value, list):
+        return ("list", frozenset(_type(item) for item in value))
+    return type(value)
+
+
+def wrapped(text: str) -> str:
+    """*text* as a subquery that leaves exactly one row, whatever it returns."""
+    return f"CALL () {{ CALL () {{\n{cypher.body(text)}}} RETURN count(*) AS __n }}"
+
+
+def unwound(text: str) -> str:
+    """*text* as a subquery that runs once for each of `$__rows`, each run seeing the ones before; one row."""
+    inner = cypher.body(cypher.parameters_to_row(text, "__row"))
+    return (
+        "CALL () { UNWIND $__rows AS __row CALL (__row) { CALL (__row) {\n"
+        f"{inner}}} RETURN count(*) AS __n }} RETURN count(*) AS __done }}"
+    )

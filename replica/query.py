@@ -1,0 +1,244 @@
+"""Answer queries from one replica's graph: read only, bounded, streamed, with the position they saw at least."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, LiteralString, Self
+
+import neo4j
+from neo4j.exceptions import DriverError, Neo4jError, ResultError, TransactionError
+
+from replica import guard, values
+from replica.errors import QueryRejected, QueryUnavailable, ValueNotEncodable
+from replica.outcomes import code_of, is_deterministic, message_of
+from replica.statement import Position
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import TracebackType
+
+#: Seconds, rows and bytes (of JSON, about) of one result.
+TIMEOUT_S: Final = 30.0
+MAX_ROWS: Final = 10_000
+MAX_BYTES: Final = 16_000_000
+#: Rows in memory at a time.
+_FETCH_SIZE: Final = 1000
+#: Texts whose verdict is remembered.
+_REMEMBERED: Final = 2048
+
+#: Our own codes.
+FORBIDDEN: Final = "Replica.QueryForbidden"
+NOT_READ_ONLY: Final = "Replica.QueryNotReadOnly"
+
+# position -- Where this graph is; read before the rows, so that they are at least as new.
+_POSITION: Final[LiteralString] = """
+MATCH (m:_KafkaPosition)
+WHERE $topic IS NULL OR (m.topic = $topic AND m.partition = $partition)
+RETURN m.topic AS topic, m.topic_id AS topic_id, m.partition AS partition, m.offset AS offset
+ORDER BY topic, partition LIMIT 1
+"""
+
+#: Codes that are the query's fault though not deterministic: it ran into a limit, or calls what is not there.
+_CALLERS_FAULT: Final = frozenset(
+    [
+        "Neo.ClientError.Database.DatabaseNotFound",
+        "Neo.ClientError.Procedure.ProcedureCallFailed",
+        "Neo.ClientError.Procedure.ProcedureNotFound",
+        "Neo.ClientError.Statement.AccessMode",
+        "Neo.ClientError.Transaction.TransactionTimedOut",
+        "Neo.ClientError.Transaction.TransactionTimedOutClientConfiguration",
+        "Neo.ClientError.Transaction.LockClientStopped",
+        "Neo.TransientError.General.MemoryPoolOutOfMemoryError",
+        "Neo.DatabaseError.Transaction.TransactionStartFailed",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a query function returned, encoded, and the position of the graph just before it ran."""
+
+    value: Any
+    position: Position | None
+
+
+class Rows:
+    """The result of one query: iterate for rows (lists of typed JSON values in the order of *columns*), then close.
+
+    Use it in a `with` block, in one thread.  *position* is read before the rows, which are at least that new.
+    *truncated* and *count* are final after the last row.
+    """
+
+    def __init__(
+        self, session: neo4j.Session, result: neo4j.Result, position: Position | None, max_rows: int, max_bytes: int
+    ) -> None:
+        self._session = session
+        self._result = result
+        self._max_rows = max_rows
+        self._room = max_bytes
+        self.position = position
+        self.columns: tuple[str, ...] = tuple(result.keys())
+        self.truncated = False
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back; what was not read is dropped at the server."""
+        try:
+            self._session.close()
+        except (DriverError, Neo4jError, OSError):  # the rows are delivered; the pool drops the connection
+            return
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Rows until the result ends or a limit is reached.  Raises `QueryRejected` and `QueryUnavailable`."""
+        try:
+            for record in self._result:
+                row = [values.encode(value, column) for column, value in zip(self.columns, record, strict=True)]
+                self._room -= values.size(row)
+                if self.count >= self._max_rows or self._room < 0:
+                    self.truncated = True
+                    return
+                self.count += 1
+                yield row
+        except (DriverError, Neo4jError, OSError) as error:
+            raise _translated(error) from error
+        except ValueNotEncodable as error:
+            raise QueryRejected(type(error).__name__, str(error)) from error
+
+
+class Queries:
+    """The reader of one graph.  Any thread may call it."""
+
+    def __init__(
+        self,
+        driver: neo4j.Driver,
+        *,
+        database: str,
+        topic: str | None = None,
+        partition: int = 0,
+        timeout_s: float = TIMEOUT_S,
+        max_rows: int = MAX_ROWS,
+        max_bytes: int = MAX_BYTES,
+        procedures: frozenset[str] = guard.PROCEDURES,
+    ) -> None:
+        self._driver = driver
+        self._database = database
+        self._log = {"topic": topic, "partition": partition}
+        self._timeout_s = timeout_s
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._procedures = procedures
+        self._verdicts: OrderedDict[str, str | None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def run(
+        self,
+        text: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+        max_rows: int | None = None,
+    ) -> Rows:
+        """Start a query and give its rows, to be read in a `with` block; *parameters* are decoded values.
+
+        Raises `QueryRejected` where the query is at fault and `QueryUnavailable` where the server is.
+        """
+        if reason := guard.refusal(text, self._procedures):
+            raise QueryRejected(FORBIDDEN, reason)
+        session = self._session()
+        try:
+            self._refuse_writes(session, text, dict(parameters or {}))
+            position = self._position(session)
+            query = neo4j.Query(text, timeout=timeout_s or self._timeout_s)
+            result = session.run(query, dict(parameters or {}))
+            rows = self._max_rows if max_rows is None else min(max_rows, self._max_rows)
+            return Rows(session, result, position, rows, self._max_bytes)
+        except (DriverError, Neo4jError, OSError) as error:
+            session.close()
+            raise _translated(error) from error
+        except (ValueError, OverflowError, TypeError) as error:
+            session.close()
+            raise QueryRejected("Replica.ParameterNotEncodable", str(error)) from error
+        except BaseException:
+            session.close()
+            raise
+
+    def read(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> Read:
+        """Run `function(tx, *args, **kwargs)` in a READ transaction, once; what it returns comes back encoded.
+
+        The server refuses writes by the access mode alone: the function is the operator's own code.
+        Raises `QueryRejected`, `QueryUnavailable`, and whatever *function* raises of its own.
+        """
+        try:
+            with self._session() as session, session.begin_transaction(timeout=timeout_s or self._timeout_s) as tx:
+                position = self._position(tx)
+                return Read(values.encode(function(tx, *args, **(kwargs or {}))), position)
+        except (ResultError, TransactionError):
+            raise  # a mistake in the function
+        except (DriverError, Neo4jError, OSError) as error:
+            raise _translated(error) from error
+        except ValueNotEncodable as error:
+            raise QueryRejected(type(error).__name__, str(error)) from error
+
+    def position(self) -> Position | None:
+        """Where the graph is now; None where no log was applied to it.  Raises `QueryUnavailable`."""
+        try:
+            with self._session() as session:
+                return self._position(session)
+        except (DriverError, Neo4jError, OSError) as error:
+            raise QueryUnavailable(code_of(error), message_of(error)) from error
+
+    def _session(self) -> neo4j.Session:
+        return self._driver.session(
+            database=self._database, default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCH_SIZE
+        )
+
+    def _position(self, runner: neo4j.Session | neo4j.Transaction) -> Position | None:
+        record = runner.run(_POSITION, self._log).single()
+        if record is None:
+            return None
+        return Position(record["topic"], record["topic_id"], record["partition"], record["offset"])
+
+    def _refuse_writes(self, session: neo4j.Session, text: str, parameters: dict[str, Any]) -> None:
+        """Ask the server what kind of statement *text* is, once per text; its parameters do not change that."""
+        with self._lock:
+            known = text in self._verdicts
+            reason = self._verdicts.get(text)
+        if not known:
+            summary = session.run(neo4j.Query(f"EXPLAIN {text}"), parameters).consume()
+            kind = summary.query_type
+            reason = (
+                None if kind == "r" else f"a query only reads, and this statement's type is {kind!r}: send a command"
+            )
+            self._remember(text, reason)
+        if reason:
+            raise QueryRejected(NOT_READ_ONLY, reason)
+
+    def _remember(self, text: str, reason: str | None) -> None:
+        with self._lock:
+            self._verdicts[text] = reason
+            if len(self._verdicts) > _REMEMBERED:
+                self._verdicts.popitem(last=False)
+
+
+def _translated(error: Exception) -> QueryRejected | QueryUnavailable:
+    code = code_of(error)
+    at_fault = is_deterministic(code) or code in _CALLERS_FAULT
+    return (QueryRejected if at_fault else QueryUnavailable)(code, message_of(error))

@@ -1,0 +1,65 @@
+"""The frozen values that cross the replica's boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One Cypher text with its parameters, as Python or Neo4j values (see `replica.values` for the wire form)."""
+
+    text: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The last command a graph has applied; *offset* -1 means that it has applied nothing yet."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One record of the command log: statements that are applied together or not at all.
+
+    *refused* is why the record is no command at all (undecodable, wrong shape); it ends as a rejected outcome,
+    the same on every replica, and its statements are ignored.
+    """
+
+    offset: int
+    statements: tuple[Statement, ...]
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the command at *offset*: applied, or rejected with the server's (or our own) code."""
+
+    offset: int
+    applied: bool
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What is known about the offsets *first* to *last*: every command that is not in *rejected* was applied.
+
+    Offsets that hold no command (transaction markers of the log) lie within the range too.
+    *counters* sums Neo4j's counters (`nodes_created`, ...) of what the call itself executed.
+    """
+
+    first: int
+    last: int
+    rejected: tuple[Outcome, ...]
+    counters: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,270 @@
+"""One transaction each: lock the marker, compare, run commands, move the marker, commit.
+
+Nothing here decides about a command; a failure says which commands of the transaction it concerns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import neo4j
+from neo4j.exceptions import Neo4jError
+
+from replica import cypher, plan
+from replica.marker import ADVANCE, ADVANCE_PROPERTIES, Marker, texts
+from replica.outcomes import is_authentication
+from replica.proofs import Proofs
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from replica.marker import Key
+    from replica.statement import Command, Outcome
+
+T = TypeVar("T")
+
+#: What the driver raises for a parameter that has no place on the wire; the server has seen nothing then.
+ENCODING_ERRORS: Final = (ValueError, OverflowError, TypeError)
+
+#: Rows fetched at a time.  A command's rows are read to the end and dropped, so that an error in the last of them
+#: counts on every replica alike.
+_FETCH_SIZE: Final = 1000
+
+_COUNTERS: Final = (
+    "nodes_created",
+    "nodes_deleted",
+    "relationships_created",
+    "relationships_deleted",
+    "properties_set",
+    "labels_added",
+    "labels_removed",
+    "indexes_added",
+    "indexes_removed",
+    "constraints_added",
+    "constraints_removed",
+)
+
+
+class Moved(Exception):
+    """The marker is not where it was: somebody else applied, or the graph was replaced."""
+
+
+class Failed(Exception):
+    """The commands from *start* up to *end* made the transaction fail; it is rolled back.
+
+    *as_written* is False where they ran in a rewritten form, whose errors prove nothing.
+    """
+
+    def __init__(self, error: Exception, start: int, end: int, *, as_written: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.start = start
+        self.end = end
+        self.as_written = as_written
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where to write, and how long a transaction may take."""
+
+    driver: neo4j.Driver
+    name: str
+    timeout_s: float
+
+    def session(self, *, read: bool = False) -> neo4j.Session:
+        """A new session; it costs nothing measurable."""
+        mode = neo4j.READ_ACCESS if read else neo4j.WRITE_ACCESS
+        return self.driver.session(database=self.name, default_access_mode=mode, fetch_size=_FETCH_SIZE)
+
+
+class Writer:
+    """Apply commands in one transaction.  One thread at a time."""
+
+    def __init__(self, database: Database, key: Key, topic_id: str) -> None:
+        self._database = database
+        self._key = key
+        self._topic_id = topic_id
+        self._proofs = Proofs()
+        self.counters: Counter[str] = Counter()
+        self.transactions = 0
+
+    def write(
+        self, commands: Sequence[Command], marker: Marker, *, published: int, verdicts: Mapping[int, Outcome]
+    ) -> Marker:
+        """Apply *commands* after *marker* in whatever form is fastest; *verdicts* are rejected without being run.
+
+        Raises `Failed`, `Moved` and whatever the driver raises about the connection.
+        """
+        with self._database.session() as session:
+            items = self._items(session, commands, verdicts)
+            if len(items) == 1 and (rewritten := self._rewritten(session, items[0], verdicts)):
+                text, parameters = rewritten
+                return self._advance(session, text, parameters, commands, marker, published)
+            return self._explicit(session, items, marker, published, verdicts, self._key.move)
+
+    def write_as_written(
+        self, command: Command, marker: Marker, *, published: int, verdicts: Mapping[int, Outcome]
+    ) -> Marker:
+        """Apply one command as written, in a transaction of its own; the only form whose errors are a verdict."""
+        with self._database.session() as session:
+            return self._explicit(session, [command], marker, published, verdicts, self._renew)
+
+    def _renew(self, tx: neo4j.Transaction, marker: Marker) -> None:
+        self._key.renew(tx, marker, marker.element_id)
+
+    def _items(
+        self, session: neo4j.Session, commands: Sequence[Command], verdicts: Mapping[int, Outcome]
+    ) -> list[plan.Group | Command]:
+        items: list[plan.Group | Command] = []
+        for item in plan.groups(commands):
+            if isinstance(item, plan.Group) and (
+                any(command.offset in verdicts for command in item.commands)
+                or not self._proofs.groupable(session, item.commands[0].statements[0])
+            ):
+                items += item.commands
+            else:
+                items.append(item)
+        return items
+
+    def _rewritten(
+        self, session: neo4j.Session, item: plan.Group | Command, verdicts: Mapping[int, Outcome]
+    ) -> tuple[str, Mapping[str, Any]] | None:
+        """The text and parameters that do *item* in one round trip, where there are such."""
+        if isinstance(item, plan.Group):
+            return plan.unwound(item.text), {"__rows": item.rows}
+        if item.offset in verdicts or len(item.statements) != 1:
+            return None
+        statement = item.statements[0]
+        text = cypher.analyse(statement.text)
+        if not text.wrappable or text.alone or not text.parameters <= statement.parameters.keys():
+            return None
+        if not self._proofs.repeated(statement.text) or not self._proofs.wrappable(session, statement):
+            return None
+        return plan.wrapped(statement.text), statement.parameters
+
+    def _advance(
+        self,
+        session: neo4j.Session,
+        text: str,
+        parameters: Mapping[str, Any],
+        commands: Sequence[Command],
+        marker: Marker,
+        published: int,
+    ) -> Marker:
+        new = marker.moved(commands[-1].offset, (), published=published)
+        ours = {
+            "__previous": marker.offset,
+            "__topic_id": self._topic_id,
+            "__offset": new.offset,
+            "__published": new.published,
+            "__rejections": texts(new.rejections),
+        }
+        query = neo4j.Query(ADVANCE % text, timeout=self._database.timeout_s)
+        summary = self._judged(
+            lambda: _drained(session.run(query, {**parameters, **ours, **self._key.parameters})),
+            (0, len(commands)),
+            as_written=False,
+        )
+        self.transactions += 1
+        if not summary.counters.contains_updates or summary.counters.properties_set < ADVANCE_PROPERTIES:
+            raise Moved
+        counted = _counted(summary)
+        counted["properties_set"] -= ADVANCE_PROPERTIES
+        self.counters += counted
+        return new
+
+    def _explicit(
+        self,
+        session: neo4j.Session,
+        items: Sequence[plan.Group | Command],
+        marker: Marker,
+        published: int,
+        verdicts: Mapping[int, Outcome],
+        move: Callable[[neo4j.Transaction, Marker], None],
+    ) -> Marker:
+        counted: Counter[str] = Counter()
+        rejected: list[Outcome] = []
+        index = 0
+        with session.begin_transaction(timeout=self._database.timeout_s) as tx:
+            found = self.lock(tx, marker)
+            for item in items:
+                if isinstance(item, plan.Group):
+                    counted += self._group(tx, item, index)
+                    index += len(item.commands)
+                else:
+                    outcome = verdicts.get(item.offset) or plan.verdict(item)
+                    if outcome is None:
+                        counted += self._statements(tx, item, index)
+                    else:
+                        rejected.append(outcome)
+                    index += 1
+            new = found.moved(_last(items), rejected, published=published)
+            move(tx, new)
+            self._judged(tx.commit, (0, index), as_written=True)
+        self.transactions += 1
+        self.counters += counted
+        return new
+
+    def lock(self, tx: neo4j.Transaction, marker: Marker) -> Marker:
+        """Lock the marker and check that it still is where *marker* says."""
+        found = self._key.lock(tx)
+        if found is None or found.offset != marker.offset or found.topic_id != self._topic_id:
+            raise Moved
+        return found
+
+    def _group(self, tx: neo4j.Transaction, group: plan.Group, index: int) -> Counter[str]:
+        text = f"{plan.unwound(group.text)} RETURN __done"
+        span = (index, index + len(group.commands))
+        return _counted(self._run(tx, text, {"__rows": group.rows}, span, as_written=False))
+
+    def _statements(self, tx: neo4j.Transaction, command: Command, index: int) -> Counter[str]:
+        counted: Counter[str] = Counter()
+        for statement in command.statements:
+            summary = self._run(tx, statement.text, statement.parameters, (index, index + 1), as_written=True)
+            counted += _counted(summary)
+        return counted
+
+    def _run(
+        self,
+        tx: neo4j.Transaction,
+        text: str,
+        parameters: Mapping[str, Any],
+        span: tuple[int, int],
+        *,
+        as_written: bool,
+    ) -> neo4j.ResultSummary:
+        def run() -> neo4j.ResultSummary:
+            return _drained(tx.run(text, dict(parameters)))
+
+        return self._judged(run, span, as_written=as_written)
+
+    @staticmethod
+    def _judged(act: Callable[[], T], span: tuple[int, int], *, as_written: bool) -> T:
+        """Do *act*; an error that is about commands becomes `Failed`, one about the connection stays what it is."""
+        try:
+            return act()
+        except ENCODING_ERRORS as error:
+            raise Failed(error, *span, as_written=as_written) from error
+        except Neo4jError as error:
+            if is_authentication(error):
+                raise
+            raise Failed(error, *span, as_written=as_written) from error
+
+
+def _last(items: Sequence[plan.Group | Command]) -> int:
+    last = items[-1]
+    return last.commands[-1].offset if isinstance(last, plan.Group) else last.offset
+
+
+def _drained(result: neo4j.Result) -> neo4j.ResultSummary:
+    for _ in result:
+        pass
+    return result.consume()
+
+
+def _counted(summary: neo4j.ResultSummary) -> Counter[str]:
+    counters = summary.counters
+    return Counter({name: count for name in _COUNTERS if (count := getattr(counters, name))})

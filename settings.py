@@ -68,6 +68,9 @@ class Settings(BaseSettings):
         "", alias="NEO4J_PASS", description="Its password; empty when authentication is off.", repr=False
     )
     neo4j_database: str = Field("neo4j", alias="NEO4J_DATABASE", description="The database's name on that server.")
+    redis_url: str | None = Field(
+        None, alias="REDIS_URL", description="Where Dramatiq keeps results of ordinary actors; without it they have none."
+    )
     query_timeout_s: float = Field(
         30.0, alias="QUERY_TIMEOUT_S", gt=0, description="Longest run of one query, seconds."
     )
@@ -126,7 +129,7 @@ def get_settings() -> Settings:
     Raises:
       pydantic.ValidationError: names each wrong variable and why.
     """
-    return Settings()  # type: ignore[call-arg]  # every field has an alias and a default; mypy sees only the aliases
+    return Settings()
 
 
 def environment_names() -> dict[str, str]:

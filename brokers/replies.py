@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import threading
+import time
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ logger = logging.getLogger("brokers.replies")
 
 #: Longest poll of a reader's thread, in seconds; only closing waits for it.
 POLL_S = 0.1
+
+#: Seconds between two questions to a topic that is not ready.
+RETRY_S = 0.05
 
 #: The header that says which question a record answers.
 CORRELATION = "correlation_id"
@@ -72,16 +76,27 @@ class TopicReader:
         self._closing = threading.Event()
         self._client = Client(base_config(settings, self.health) | _config(), logger=client_logger())
         try:
-            starts = [self._start(place) for place in places]
+            starts = [self._start_in_time(place) for place in places]
         except KafkaException as exc:
             self._client.close()
-            servers = settings["bootstrap.servers"]
-            raise Unreachable(f"cannot read from Kafka at {servers}{self.health.why()}") from exc
+            why = self.health.why() or f" ({exc.args[0].str()})"
+            raise Unreachable(f"cannot read from Kafka at {settings['bootstrap.servers']}{why}") from exc
         self._behind = {(tp.topic, tp.partition): end for tp, end in starts if tp.offset < end}
         self._caught_up = threading.Event()
         self._client.assign([tp for tp, _ in starts])
         self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
         self._thread.start()
+
+    def _start_in_time(self, place: Place) -> tuple[TopicPartition, int]:
+        """A topic made a moment ago has no leader on every server yet: ask until the time is up."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return self._start(place)
+            except KafkaException:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(RETRY_S)
 
     def _start(self, place: Place) -> tuple[TopicPartition, int]:
         """Where to begin, and where the log ends now."""

@@ -1,0 +1,222 @@
+"""Where the rooms meet: settings become a broker, its queues, and the actors that everybody imports.
+
+Making an `App` connects to nothing.  Clients and drivers are made at first use, in each process anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+import dramatiq
+from dramatiq.middleware import CurrentMessage, default_middleware
+
+from brokers import KafkaBroker
+from brokers.replies import Replies
+from brokers.topics import DAY_S, FOR_EVER, TopicSpec
+from replica.driver import connect
+from replica.query import Queries
+from tasks import wire
+from tasks.applying import Applying
+from tasks.commands import CommandActor, CommandFunction, CommandGuard
+from tasks.following import Follower
+from tasks.queries import Answering, QueryActor
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import neo4j
+
+    from brokers.reader import RecordMessage
+    from brokers.records import Record
+    from replica.statement import Statement
+    from settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Names of the Dramatiq queues, whatever their topics are called: ``dramatiq tasks --queues command``.
+COMMANDS = "command"
+REQUESTS = "request"
+
+#: Partitions of the request and response topics: up to so many query servers work at once.
+QUERY_PARTITIONS = 3
+
+#: Seconds for a question to Kafka on a caller's behalf.
+ASK_S = 8.0
+
+
+class App:
+    """One set of replicas, seen from one process: as a caller, as a worker, or both."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.command_topic = TopicSpec(settings.topic(settings.command_topic), 1, FOR_EVER, exact=True)
+        self.request_topic = TopicSpec(settings.topic(settings.request_topic), QUERY_PARTITIONS, DAY_S)
+        self.response_topic = TopicSpec(settings.topic(settings.response_topic), QUERY_PARTITIONS, DAY_S / 24)
+        self.outcomes_topic = TopicSpec(settings.topic(settings.outcomes_topic), 1, 7 * DAY_S, exact=True)
+        self.replicas_topic = TopicSpec(settings.topic(settings.replicas_topic), 1, FOR_EVER, exact=True, compacted=True)
+        self.broker = self._broker()
+        self._drivers = _PerProcess(lambda: connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password))
+        self._queries = _PerProcess(self._make_queries)
+        self._applying = _PerProcess(self._make_applying)
+        self._answering = Answering(settings, self.broker, self._queries.get, self.response_topic)
+        self.replies = Replies(self.broker, self.response_topic, timeout_s=ASK_S)
+        self.follower = Follower(
+            self.broker, self.command_topic, self.outcomes_topic, self.replicas_topic, timeout_s=ASK_S
+        )
+        self._declare_queues()
+        self.run_command = self._command_actor()
+        self.run_query = self._query_actor(self._answering.run_text, wire.QUERY_ACTOR)
+
+    @property
+    def topics(self) -> tuple[TopicSpec, ...]:
+        """Every topic that the replicas need, in the order in which a person would name them."""
+        return (self.command_topic, self.request_topic, self.response_topic, self.outcomes_topic, self.replicas_topic)
+
+    def _broker(self) -> KafkaBroker:
+        client = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}
+        return KafkaBroker(
+            **client,
+            prefix=self.settings.topic_prefix,
+            group_id=self.settings.query_group_id,
+            group_protocol=self.settings.consumer_protocol,
+            middleware=[*(m() for m in default_middleware), CurrentMessage(), CommandGuard(COMMANDS), *self._results()],
+        )
+
+    def _results(self) -> list[dramatiq.Middleware]:
+        """Dramatiq's own results, for ordinary actors on this broker, where Redis is at hand."""
+        if self.settings.redis_url is None:
+            return []
+        from dramatiq.results import Results  # noqa: PLC0415 - only where it is wanted
+        from dramatiq.results.backends.redis import RedisBackend  # noqa: PLC0415 - as above
+
+        return [Results(backend=RedisBackend(url=self.settings.redis_url))]
+
+    def _declare_queues(self) -> None:
+        self.broker.declare_queue(
+            COMMANDS,
+            topic=self.command_topic,
+            group_id=self.settings.group_id,
+            ordered=True,
+            batch=self.settings.apply_batch,
+            start=lambda *place: self._applying.get().start(*place),
+            decode=wire.read_command,
+        )
+        self.broker.declare_queue(
+            REQUESTS, topic=self.request_topic, group_id=self.settings.query_group_id, decode=self._read_request
+        )
+
+    def _read_request(self, record: Record, queue_name: str) -> dramatiq.Message[Any]:
+        return wire.read_request(record, queue_name, self._reply_topics())
+
+    def _reply_topics(self) -> dict[str, str]:
+        """The names that a request may ask its answer on: with the prefix, and as they stand in the settings."""
+        allowed = self.settings.allowed_reply_topics
+        prefix = self.settings.topic_prefix
+        return {name: name for name in allowed} | {name.removeprefix(prefix): name for name in allowed}
+
+    def _make_queries(self) -> Queries:
+        return Queries(
+            self._drivers.get(),
+            database=self.settings.neo4j_database,
+            topic=self.command_topic.name,
+            timeout_s=self.settings.query_timeout_s,
+            max_rows=self.settings.query_max_rows,
+        )
+
+    def _make_applying(self) -> Applying:
+        return Applying(
+            self.settings, self.broker, self._drivers.get, reports=self.outcomes_topic, registry=self.replicas_topic
+        )
+
+    # Actors.
+
+    def _command_actor(self) -> CommandActor:
+        def run_command(messages: list[RecordMessage]) -> None:
+            """Apply consecutive commands."""
+            self._applying.get().apply(messages)
+
+        actor = dramatiq.actor(
+            run_command,
+            broker=self.broker,
+            actor_class=CommandActor,
+            actor_name=wire.COMMAND_ACTOR,
+            queue_name=COMMANDS,
+            time_limit=float("inf"),  # the applier bounds each transaction itself
+            throws=(Exception,),  # held in place: said by the broker, with the reason and without a traceback a try
+        )
+        actor.follower = self.follower
+        return actor
+
+    def _query_actor(self, fn: Callable[..., Any], name: str) -> QueryActor:
+        actor = dramatiq.actor(
+            fn, broker=self.broker, actor_class=QueryActor, actor_name=name, queue_name=REQUESTS, max_retries=0
+        )
+        actor.replies = self.replies
+        actor.response_topic = self.response_topic
+        return actor
+
+    def command(self, fn: Callable[P, Statement | Sequence[Statement]]) -> CommandFunction[P]:
+        """Make a function that returns a statement, or several that belong together, a command.
+
+        It is evaluated where it is sent from; only its statements travel.
+        """
+        return CommandFunction(fn, self.run_command)
+
+    @overload
+    def query(self, fn: Callable[..., Any]) -> QueryActor: ...
+    @overload
+    def query(self, fn: None = None, *, actor_name: str) -> Callable[[Callable[..., Any]], QueryActor]: ...
+
+    def query(self, fn: Callable[..., Any] | None = None, *, actor_name: str | None = None) -> Any:
+        """Make a function ``fn(tx, ...)`` a query: it runs on a replica's worker in a read transaction.
+
+        What it returns, anything that JSON or Neo4j can say, is the caller's answer.  Workers have to import it too.
+        """
+        if fn is None:
+            return functools.partial(self._query, name=actor_name)
+        return self._query(fn, actor_name)
+
+    def _query(self, fn: Callable[..., Any], name: str | None = None) -> QueryActor:
+        @functools.wraps(fn)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return self._answering.run_function(fn, args, kwargs)
+
+        return self._query_actor(run, name or fn.__name__)
+
+    def close(self) -> None:
+        """Leave the groups, stop reading, close the driver.  Idempotent; the app can be used again."""
+        self.broker.close()
+        self.replies.close()
+        self.follower.close()
+        driver = self._drivers.drop()
+        if driver is not None:
+            driver.close()
+        self._queries.drop()
+        self._applying.drop()
+
+
+class _PerProcess(Generic[T]):
+    """Something that is made at first use and must not be shared over a fork.  Any thread."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.RLock()
+        self._made: tuple[int, T] | None = None
+
+    def get(self) -> T:
+        """This process's own."""
+        with self._lock:
+            if self._made is None or self._made[0] != os.getpid():
+                self._made = (os.getpid(), self._make())
+            return self._made[1]
+
+    def drop(self) -> T | None:
+        """Forget it; what it was, if this process made it."""
+        with self._lock:
+            made, self._made = self._made, None
+        return made[1] if made is not None and made[0] == os.getpid() else None

@@ -1,0 +1,125 @@
+"""The worker's side of commands: from the log into this replica's graph, and word of it to whoever waits."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from brokers.errors import StartRefused, StartUnknown
+from brokers.records import Outgoing
+from replica.apply import Applier
+from replica.errors import Halted, Unavailable
+from tasks import wire
+from tasks.outcomes import Registration, Rejection, Report
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import neo4j
+
+    from brokers import KafkaBroker
+    from brokers.reader import RecordMessage
+    from brokers.topics import TopicSpec
+    from replica.statement import Applied
+    from settings import Settings
+
+logger = logging.getLogger("tasks.applying")
+
+
+class Applying:
+    """One replica's applier in this process.  The broker's start thread and one worker thread take turns in it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: KafkaBroker,
+        driver: Callable[[], neo4j.Driver],
+        *,
+        reports: TopicSpec,
+        registry: TopicSpec,
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._driver = driver
+        self._reports, self._registry = reports, registry
+        self._applier: Applier | None = None
+        self._topic_id = ""
+
+    def start(self, topic: str, partition: int, log_start: int) -> int:
+        """Where this replica has to go on: one above the position in its graph.  What it never reported is reported now.
+
+        Raises:
+          StartUnknown: the graph, or Kafka, is out of reach just now.
+          StartRefused: going on would be guessing; the text names the way out.
+        """
+        try:
+            return self._recovered(topic, partition, log_start)
+        except Halted as exc:
+            raise StartRefused(str(exc)) from exc
+        except (Unavailable, OSError) as exc:
+            raise StartUnknown(f"replica {self._settings.group_id}: {exc}") from exc
+
+    def _recovered(self, topic: str, partition: int, log_start: int) -> int:
+        applier = self._applier_for(topic, partition)
+        unreported = applier.recover(log_start)
+        position = applier.position
+        if position is None:
+            raise StartUnknown(f"replica {self._settings.group_id}: the position was lost while it was read")
+        if unreported is not None:
+            self._report(unreported)
+        logger.info("replica_started replica=%s position=%d", self._settings.group_id, position.offset)
+        return position.offset + 1
+
+    def _applier_for(self, topic: str, partition: int) -> Applier:
+        """The applier, new when the topic is another one than before, even one of the same name."""
+        topic_id = self._broker.topics.identity(topic)
+        if self._applier is None or topic_id != self._topic_id:
+            self._register(topic_id)
+            self._topic_id = topic_id
+            self._applier = Applier(
+                self._driver(),
+                database=self._settings.neo4j_database,
+                topic=topic,
+                topic_id=topic_id,
+                partition=partition,
+                batch=self._settings.apply_batch,
+            )
+        return self._applier
+
+    def apply(self, messages: Sequence[RecordMessage]) -> None:
+        """Apply consecutive commands and report their outcomes.
+
+        Raises:
+          Held, Unavailable, PositionMoved: the broker holds the messages and asks `start` again.
+        """
+        if self._applier is None:
+            raise StartUnknown("commands came before their start")
+        commands = [wire.command_of(message, message.record.offset) for message in messages]
+        self._report(self._applier.apply(commands))
+
+    def _report(self, applied: Applied) -> None:
+        report = Report(
+            replica=self._settings.group_id,
+            topic_id=self._topic_id,
+            first=applied.first,
+            last=applied.last,
+            rejected=tuple(Rejection(o.offset, o.code or "", o.message or "") for o in applied.rejected),
+            counters=dict(applied.counters),
+        )
+        key = self._settings.group_id.encode()
+        self._broker.publish(Outgoing(self._reports.name, msgspec.json.encode(report), key), self._reports)
+
+    def _register(self, topic_id: str) -> None:
+        """Say that this replica exists, so that a caller who waits for all knows whom to wait for."""
+        registration = Registration(
+            replica=self._settings.group_id,
+            topic_id=topic_id,
+            neo4j_uri=self._settings.neo4j_uri,
+            since_ms=int(time.time() * 1000),
+        )
+        key = self._settings.group_id.encode()
+        self._broker.publish(Outgoing(self._registry.name, msgspec.json.encode(registration), key), self._registry)

@@ -1,0 +1,156 @@
+"""Commands: actors whose messages every replica applies, in log order, exactly once."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
+
+import dramatiq
+from dramatiq.middleware import Middleware, MiddlewareError
+
+from replica import plan
+from replica.statement import Command, Statement
+from tasks import wire
+from tasks.errors import CommandRefused, OptionUnknown
+from tasks.receipts import Receipt
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from tasks.following import Follower
+
+P = ParamSpec("P")
+
+#: What `send_with_options` may be told about a command.
+OPTIONS = frozenset({"key"})
+
+#: The message option that names the command function; for people who search the log.
+LABEL = "command"
+
+
+def checked(statements: Sequence[Statement]) -> tuple[Statement, ...]:
+    """*statements*, unless it is known already that no replica can apply them.
+
+    Raises:
+      CommandRefused: with the reason.
+    """
+    together = tuple(statements)
+    if not together or not all(isinstance(statement, Statement) for statement in together):
+        raise CommandRefused(f"a command is a text, a Statement, or a list of Statements; not {statements!r}")
+    verdict = plan.verdict(Command(-1, together))
+    if verdict is not None:
+        raise CommandRefused(f"{verdict.message} [{verdict.code}]")
+    return together
+
+
+class CommandActor(dramatiq.Actor[Any, Any]):
+    """``run_command``: its arguments are a Cypher text and its parameters, or a list of statements."""
+
+    follower: Follower
+
+    def send(self, text: str | Statement | Sequence[Statement], /, **parameters: Any) -> Receipt:  # type: ignore[override]  # a receipt is what a command gives
+        """Append a command to the log; keyword arguments are Cypher parameters and nothing else.
+
+        Raises:
+          CommandRefused, ValueNotEncodable: nothing was sent.
+          Unreachable, DeliveryUnknown, DeliveryRefused: see `brokers.errors`.
+        """
+        return self.send_with_options(args=(text,), kwargs=parameters)
+
+    def send_with_options(  # type: ignore[override]  # see send
+        self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, delay: Any = None, **options: Any
+    ) -> Receipt:
+        """As `send`.  Option ``key``: the record's key in Kafka."""
+        if delay is not None:
+            raise OptionUnknown("a command cannot be delayed: its place in the log is its time")
+        message = self.message_with_options(args=args, kwargs=kwargs, **options)
+        return Receipt(self.broker.enqueue(message), self.follower)
+
+    def message_with_options(
+        self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> dramatiq.Message[Any]:
+        """The message that `send_with_options` would send, for groups and pipelines."""
+        unknown = options.keys() - OPTIONS - {LABEL}
+        if unknown:
+            raise OptionUnknown(f"commands have no option {', '.join(sorted(unknown))}; they have {', '.join(OPTIONS)}")
+        packed, parameters = wire.pack(checked(_statements(args, kwargs or {})))
+        return super().message_with_options(args=packed, kwargs=parameters, **options)
+
+
+def _statements(args: Sequence[Any], parameters: Mapping[str, Any]) -> tuple[Statement, ...]:
+    if len(args) != 1:
+        raise CommandRefused(f"a command is one text, or one list of Statements; got {len(args)} arguments")
+    if isinstance(args[0], str):
+        return (Statement(args[0], parameters),)
+    if parameters:
+        raise CommandRefused("Statements carry their own parameters; keyword arguments belong to a text")
+    return (args[0],) if isinstance(args[0], Statement) else tuple(args[0])
+
+
+class CommandFunction(Generic[P]):
+    """A function from arguments to statements, evaluated where it is sent from.  Calls like an actor, and sends like one."""
+
+    def __init__(self, fn: Callable[P, Statement | Sequence[Statement]], actor: CommandActor) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self._actor = actor
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Statement | Sequence[Statement]:
+        """The statements; nothing is sent."""
+        return self.fn(*args, **kwargs)
+
+    def send(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+        """Append the command to the log; see `CommandActor.send`."""
+        return self.send_with_options(args=args, kwargs=kwargs)
+
+    def send_with_options(
+        self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Receipt:
+        """As `send`, with the options of `CommandActor.send_with_options`."""
+        return self._actor.send_with_options(args=(self.fn(*args, **kwargs or {}),), **options, **self._label())
+
+    def message(self, *args: P.args, **kwargs: P.kwargs) -> dramatiq.Message[Any]:
+        """The message that `send` would send, for groups and pipelines."""
+        return self.message_with_options(args=args, kwargs=kwargs)
+
+    def message_with_options(
+        self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> dramatiq.Message[Any]:
+        """The message that `send_with_options` would send."""
+        statements = self.fn(*args, **kwargs or {})
+        return self._actor.message_with_options(args=(statements,), **options, **self._label())
+
+    def _label(self) -> dict[str, str]:
+        return {LABEL: getattr(self.fn, "__name__", "command")}
+
+
+class _Refused(MiddlewareError, CommandRefused):
+    """The one kind of error that Dramatiq lets a middleware stop an enqueue with."""
+
+
+class CommandGuard(Middleware):
+    """Looks at every command on its way to the log, also at those that no `CommandActor` made: groups, pipelines, by hand."""
+
+    def __init__(self, queue_name: str) -> None:
+        self._queue_name = queue_name
+
+    def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[Any], delay: int | None) -> None:
+        """Refuse what a replica would reject, and what would be sent once by every replica.
+
+        Raises:
+          CommandRefused: with the reason.
+        """
+        if message.queue_name != self._queue_name:
+            return
+        follow_up = {"pipe_target", "on_success", "on_failure", "group_callbacks"} & message.options.keys()
+        if follow_up:
+            raise _Refused(f"nothing can follow a command ({', '.join(follow_up)}): every replica would send it; wait for the receipt")
+        if message.actor_name != wire.COMMAND_ACTOR:
+            raise _Refused(f"{message.actor_name!r} is no command; use the `command` decorator instead of an actor on this queue")
+        try:
+            checked(wire.statements_of(message.args, message.kwargs))
+        except CommandRefused as exc:
+            raise _Refused(str(exc)) from exc
+        except wire.Undecodable as exc:
+            raise _Refused(str(exc)) from exc

@@ -1,0 +1,157 @@
+"""Waiting for what the replicas report about a command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+
+from brokers.replies import Place, TopicReader
+from tasks import outcomes
+from tasks.errors import CommandRejected, ReplicasDisagree, WaitTimeout
+
+
+if TYPE_CHECKING:
+    from brokers import KafkaBroker
+    from brokers.records import Record
+    from brokers.topics import TopicSpec
+    from replica.statement import Outcome
+
+    #: Who has to have applied a command: any replica, all registered ones, or that many.
+    Applied = Literal["any", "all"] | int
+
+logger = logging.getLogger("tasks.following")
+
+#: Reports are read from this long before a command was sent, in milliseconds: the clocks of several Kafka servers differ.
+MARGIN_MS = 10_000
+
+
+class Follower:
+    """Reads the outcomes and replicas topics of one set of replicas, from the first wait on.  Any thread; anew in a forked child."""
+
+    def __init__(
+        self, broker: KafkaBroker, commands: TopicSpec, reports: TopicSpec, registry: TopicSpec, *, timeout_s: float
+    ) -> None:
+        self._broker = broker
+        self._commands, self._reports, self._registry = commands, reports, registry
+        self._timeout_s = timeout_s
+        self._changed = threading.Condition()
+        self._opening = threading.Lock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._reader: TopicReader | None = None
+        self._since_ms: float = float("inf")
+        self._topic_id = ""
+        self._ledger = outcomes.Ledger()
+        self._registered: set[str] = set()
+
+    def wait(self, offset: int, sent_ms: int, applied: Applied, timeout_s: float) -> dict[str, Outcome]:
+        """Wait until the command at *offset*, sent at *sent_ms* of Kafka's clock, is applied as widely as asked.
+
+        Returns:
+          The outcome of each replica that has reported one.
+
+        Raises:
+          CommandRejected, ReplicasDisagree, WaitTimeout: see `tasks.errors`.
+          Unreachable: no Kafka server answers.
+        """
+        deadline = time.monotonic() + timeout_s
+        reader = self._read(max(sent_ms - MARGIN_MS, 0))
+        if not reader.wait_caught_up(max(deadline - time.monotonic(), 0)):
+            raise WaitTimeout(f"the outcomes topic {self._reports.name!r} could not be read within {timeout_s:g} s")
+        with self._changed:
+            while not self._enough(offset, applied):
+                left = deadline - time.monotonic()
+                if left <= 0 or not reader.running:
+                    raise WaitTimeout(self._missing(offset, applied, timeout_s))
+                self._changed.wait(min(left, self._timeout_s))
+            found = self._found(offset)
+            known = self._since_ms <= 0 or all(self._ledger.knows(replica, offset) for replica in found)
+        if known:
+            return _judged(offset, found)
+        # A report lies before what was read: a wait long after the command, or clocks further apart than the margin.
+        return self.wait(offset, 0, applied, max(deadline - time.monotonic(), 0))
+
+    def replicas(self, timeout_s: float) -> dict[str, int]:
+        """Every registered replica, and the last command that it is known to have passed (-1: none yet)."""
+        self._read(0).wait_caught_up(timeout_s)
+        with self._changed:
+            return {replica: self._ledger.position(replica) for replica in sorted(self._registered)}
+
+    def _enough(self, offset: int, applied: Applied) -> bool:
+        found = self._found(offset)
+        if any(not outcome.applied for outcome in found.values()) and applied != "all":
+            return True  # the others will say the same
+        if applied == "all":
+            return bool(self._registered) and self._registered <= found.keys()
+        return len(found) >= (1 if applied == "any" else applied)
+
+    def _found(self, offset: int) -> dict[str, Outcome]:
+        found = {replica: self._ledger.outcome(replica, offset) for replica in sorted(self._ledger.replicas)}
+        return {replica: outcome for replica, outcome in found.items() if outcome is not None}
+
+    def _missing(self, offset: int, applied: Applied, timeout_s: float) -> str:
+        if not self._registered:
+            return f"command {offset}: no replica has registered within {timeout_s:g} s; is a worker running?"
+        places = {replica: self._ledger.position(replica) for replica in sorted(self._registered)}
+        said = ", ".join(f"{replica} is at {place if place >= 0 else 'the start'}" for replica, place in places.items())
+        wanted = {"any": "any replica", "all": f"all {len(places)} replicas"}.get(str(applied), f"{applied} replicas")
+        return f"command {offset} was not applied by {wanted} within {timeout_s:g} s: {said}"
+
+    def _read(self, since_ms: float) -> TopicReader:
+        """The reader, reading from *since_ms* or earlier."""
+        with self._opening:
+            if self._pid != os.getpid():
+                self._reset()
+            if self._reader is not None and self._reader.running and self._since_ms <= since_ms:
+                return self._reader
+            if self._reader is not None:
+                self._reader.close()
+            for spec in (self._commands, self._reports, self._registry):
+                self._broker.topics.ensure(spec)
+            self._topic_id = self._broker.topics.identity(self._commands.name)
+            places = [Place(self._reports.name, since_ms=int(since_ms)), Place(self._registry.name, from_start=True)]
+            self._reader = TopicReader(self._broker.client_settings, places, self._heard, timeout_s=self._timeout_s)
+            self._since_ms = since_ms
+            return self._reader
+
+    def _heard(self, record: Record) -> None:
+        with self._changed:
+            if record.topic == self._registry.name:
+                self._register(record)
+            else:
+                report = outcomes.decode(record.value, outcomes.Report)
+                if report is not None and report.topic_id == self._topic_id:
+                    self._ledger.add(report)
+            self._changed.notify_all()
+
+    def _register(self, record: Record) -> None:
+        replica = (record.key or b"").decode(errors="replace")
+        registration = outcomes.decode(record.value, outcomes.Registration)
+        if registration is not None and registration.topic_id == self._topic_id:
+            self._registered.add(replica)
+        else:
+            self._registered.discard(replica)
+
+    def close(self) -> None:
+        """Stop reading.  Idempotent; a later wait reads again."""
+        with self._opening:
+            reader, self._reader = self._reader, None
+            if reader is not None and self._pid == os.getpid():
+                reader.close()
+            self._since_ms = float("inf")
+
+
+def _judged(offset: int, found: dict[str, Outcome]) -> dict[str, Outcome]:
+    rejected = {replica: outcome for replica, outcome in found.items() if not outcome.applied}
+    if not rejected:
+        return found
+    if len(rejected) < len(found):
+        others = ", ".join(sorted(found.keys() - rejected.keys()))
+        raise ReplicasDisagree(f"command {offset}: rejected by {', '.join(rejected)}, applied by {others}")
+    outcome = next(iter(rejected.values()))
+    raise CommandRejected(offset, outcome.code or "unknown", outcome.message or "no reason was given")

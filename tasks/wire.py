@@ -1,0 +1,202 @@
+"""Commands and queries as they lie in the log: packing and reading them.  Pure.
+
+Two forms are read.  Dramatiq's, written by this package::
+
+    {"actor_name": "run_command", "args": ["MERGE (u:User {name: $name})"], "kwargs": {"name": "user_1"}, ...}
+    {"actor_name": "run_command", "args": [[{"text": "...", "parameters": {...}}, ...]], "kwargs": {}, ...}
+
+and a plain body from any Kafka client::
+
+    {"with_key": "command_key", "command": "MERGE ...", "params": {...}}
+    {"to": "response", "with_key": "query_key", "command": "MATCH ...", "params": {...}}
+
+Parameters are typed JSON (see `replica.values`); plain JSON is valid typed JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+import msgspec
+
+from brokers import records
+from brokers.errors import Undecodable
+from replica import values
+from replica.errors import ValueNotDecodable
+from replica.statement import Command, Statement
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from brokers.records import Record
+
+COMMAND_ACTOR = "run_command"
+QUERY_ACTOR = "run_query"
+
+#: Why a record on the command topic is no command; it becomes a rejected outcome, the same on every replica.
+REFUSED = "refused"
+
+
+class _Body(msgspec.Struct):
+    command: str
+    with_key: str | None = None
+    to: str | None = None
+    params: dict[str, Any] = {}
+
+
+class _Text(msgspec.Struct):
+    text: str
+    parameters: dict[str, Any] = {}
+
+
+def pack(statements: Sequence[Statement]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a message that carries *statements*.
+
+    Raises:
+      ValueNotEncodable: names the parameter.
+    """
+    if len(statements) == 1:
+        return (statements[0].text,), encode_parameters(statements[0].parameters)
+    together = [{"text": s.text, "parameters": encode_parameters(s.parameters)} for s in statements]
+    return (together,), {}
+
+
+def encode_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as typed JSON."""
+    return {name: values.encode(value, f"parameters.{name}") for name, value in parameters.items()}
+
+
+def encode_argument(index: int, value: Any) -> Any:
+    """One positional argument as typed JSON."""
+    return values.encode(value, f"arguments.{index}")
+
+
+def decode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments back from typed JSON.
+
+    Raises:
+      Undecodable: names the argument.
+    """
+    try:
+        positional = tuple(values.decode(value, f"arguments.{index}") for index, value in enumerate(args))
+        return positional, {name: values.decode(value, f"arguments.{name}") for name, value in kwargs.items()}
+    except ValueNotDecodable as exc:
+        raise Undecodable(str(exc)) from exc
+
+
+def statements_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Statement, ...]:
+    """The statements that a message's arguments carry.
+
+    Raises:
+      Undecodable: with the reason.
+    """
+    if len(args) != 1:
+        raise Undecodable(f"one text, or one list of statements, is expected; got {len(args)} arguments")
+    if isinstance(args[0], str):
+        return (_statement(args[0], kwargs),)
+    if kwargs:
+        raise Undecodable("a list of statements carries its parameters itself")
+    try:
+        texts = msgspec.convert(args[0], list[_Text])
+    except msgspec.ValidationError as exc:
+        raise Undecodable(f"neither a text nor a list of statements: {exc}") from exc
+    return tuple(_statement(text.text, text.parameters) for text in texts)
+
+
+def _statement(text: str, parameters: Mapping[str, Any]) -> Statement:
+    try:
+        return Statement(text, {name: values.decode(value, f"parameters.{name}") for name, value in parameters.items()})
+    except ValueNotDecodable as exc:
+        raise Undecodable(str(exc)) from exc
+
+
+def read_command(record: Record, queue_name: str) -> dramatiq.Message[Any]:
+    """The message of a record on the command topic.  Never raises: what cannot be read is a command that is refused."""
+    try:
+        message = _read(record, queue_name, COMMAND_ACTOR)
+        if message.actor_name != COMMAND_ACTOR:
+            raise Undecodable(f"{message.actor_name!r} is no command; only {COMMAND_ACTOR!r} is")
+        statements_of(message.args, message.kwargs)
+    except Undecodable as exc:
+        return dramatiq.Message(
+            queue_name=queue_name,
+            actor_name=COMMAND_ACTOR,
+            args=(),
+            kwargs={},
+            options={REFUSED: str(exc)},
+            message_id=_id_of(record),
+            message_timestamp=record.timestamp_ms,
+        )
+    message.options.pop(REFUSED, None)  # ours to say
+    return message
+
+
+def read_request(record: Record, queue_name: str, reply_topics: Mapping[str, str]) -> dramatiq.Message[Any]:
+    """The message of a record on the request topic; *reply_topics* maps the names that may be asked for to topics.
+
+    Raises:
+      Undecodable: with the reason.
+    """
+    message = _read(record, queue_name, QUERY_ACTOR)
+    wanted = message.options.get("reply_to")
+    if wanted is not None:
+        topic = reply_topics.get(wanted) if isinstance(wanted, str) else None
+        if topic is None:
+            allowed = ", ".join(sorted(set(reply_topics.values())))
+            raise Undecodable(f"answers may go to {allowed}; not to {wanted!r} (REPLY_TOPICS names further topics)")
+        message.options["reply_to"] = topic
+    if message.actor_name == QUERY_ACTOR:
+        statements_of(message.args, message.kwargs)
+    return message
+
+
+def _read(record: Record, queue_name: str, actor_name: str) -> dramatiq.Message[Any]:
+    body = _json(record)
+    if isinstance(body, dict) and "command" in body and "actor_name" not in body:
+        return _from_body(record, body, queue_name, actor_name)
+    return records.decode(record, queue_name)
+
+
+def _json(record: Record) -> Any:
+    if record.value is None:
+        raise Undecodable("the record has no value")
+    try:
+        return msgspec.json.decode(record.value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # the message decoder says what is wrong
+
+
+def _from_body(record: Record, body: Any, queue_name: str, actor_name: str) -> dramatiq.Message[Any]:
+    try:
+        fields = msgspec.convert(body, _Body)
+    except msgspec.ValidationError as exc:
+        raise Undecodable(f"not a request: {exc}") from exc
+    key = fields.with_key if fields.with_key is not None else (record.key or b"").decode(errors="replace")
+    options = {"reply_to": fields.to, "with_key": key} if fields.to is not None else {}
+    return dramatiq.Message(
+        queue_name=queue_name,
+        actor_name=actor_name,
+        args=(fields.command,),
+        kwargs=fields.params,
+        options=options,
+        message_id=_id_of(record),
+        message_timestamp=record.timestamp_ms,
+    )
+
+
+def _id_of(record: Record) -> str:
+    """The same on every replica, for a record whose writer gave it no id."""
+    place = f"{record.topic}/{record.partition}/{record.offset}/{record.timestamp_ms}"
+    return hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
+
+
+def command_of(message: dramatiq.Message[Any] | dramatiq.MessageProxy, offset: int) -> Command:
+    """What the replica applies for a message that `read_command` made."""
+    refused = message.options.get(REFUSED)
+    if refused is not None:
+        return Command(offset, (), refused=refused)
+    return Command(offset, statements_of(message.args, message.kwargs))
+

@@ -78,9 +78,12 @@ class Launcher:
 
     def forget(self, name: str) -> None:
         """Write down that a server has no process any more, after ending what is left of its children."""
+        self._sweep(name)
+        self._save(self.state.servers[name].but(pid=None, started=0.0, starting=False))
+
+    def _sweep(self, name: str) -> None:
         for process in processes.find_marked(self.site(name).marker):
             processes.kill(process)
-        self._save(self.state.servers[name].but(pid=None, started=0.0, starting=False))
 
     def _adopt(self, name: str) -> bool:
         """Whether the server runs and answers; one that runs and does not is given its time, then ended."""
@@ -118,6 +121,7 @@ class Launcher:
         kind = _kind(site.server)
         class_path = class_paths.get((site.server.kind, site.server.version), [])
         self.progress(Step(name, "starting"))
+        self._sweep(name)
         _require_free_ports(site.server)
         site.folder.mkdir(exist_ok=True)
         kind.prepare(site, class_path)

@@ -1,0 +1,142 @@
+"""How every command of the command line speaks: results on stdout, progress on stderr, mistakes in one line.
+
+A command is declared with ``@main.command()``; being a `Command`, it turns what it raises into an exit code::
+
+    0  done
+    1  it failed
+    2  wrong usage, or a wrong setting in the environment
+    3  no answer in time
+    4  rejected: what was asked for cannot be done, and would not be next time
+
+With ``--json`` (see `json_option`) it prints one JSON object, also when it fails: ``{"error": {...}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ops.progress import Progress, Step, silent
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from rich.progress import TaskID
+
+#: Error class → exit code, the first match counts.  By name, so that no package has to be imported for its errors: an
+#: error that is here and was raised has been imported.  What is not here is a defect of ours, and shows its traceback.
+EXIT_CODES = {
+    "builtins.TimeoutError": 3,
+    "tasks.errors.CommandRefused": 4,
+    "tasks.errors.CommandRejected": 4,
+    "replica.errors.QueryRejected": 4,
+    "tasks.errors.OptionUnknown": 2,
+    "pydantic_core._pydantic_core.ValidationError": 2,
+    "tasks.errors.TasksError": 1,
+    "replica.errors.ReplicaError": 1,
+    "brokers.errors.StartError": 1,
+    "dramatiq.errors.BrokerError": 1,
+    "ops.errors.OpsError": 1,
+}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+class Command(click.Command):
+    """A command whose expected errors become one line (or one JSON object) and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            code = exit_code(error)
+            if code is None or ctx.find_root().params.get("debug"):
+                raise
+            report(error, code, as_json=bool(ctx.params.get("as_json")))
+            ctx.exit(code)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+def exit_code(error: BaseException) -> int | None:
+    """Return the exit code for an error; None when it is none that users are told about."""
+    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
+    return next((code for name, code in EXIT_CODES.items() if name in names), None)
+
+
+def report(error: BaseException, code: int, *, as_json: bool) -> None:
+    """Say what went wrong: for programs on stdout, for people on stderr."""
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": str(error), "exit_code": code}})
+    else:
+        click.secho(f"{error}", fg="red", err=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print the one JSON object of a command."""
+    click.echo(json.dumps(value, default=str))
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table: framed on a terminal, tab separated in a pipe."""
+    if not sys.stdout.isatty():
+        for row in (titles, *rows):
+            click.echo("\t".join(str(cell) for cell in row))
+        return
+    from rich import box  # noqa: PLC0415  # 0.1 s, and --help has none to give
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*titles, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Progress]:
+    """Show steps as moving lines on stderr; show nothing when *quiet*, or when stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield silent
+        return
+    with _bars() as show:
+        yield show
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[Step], None]]:
+    from rich import progress as bars  # noqa: PLC0415  # as above
+    from rich.console import Console  # noqa: PLC0415
+
+    lines: dict[str, TaskID] = {}
+    columns = (
+        bars.SpinnerColumn(finished_text="✓"),
+        "{task.description:<9}",
+        bars.BarColumn(20),
+        "{task.fields[text]}",
+    )
+    with bars.Progress(*columns, console=Console(stderr=True)) as display:
+
+        def show(step: Step) -> None:
+            if step.name not in lines:
+                lines[step.name] = display.add_task(step.name, total=None, text="")
+            total = step.total or (1 if step.finished else None)
+            done = total if step.finished else step.done
+            display.update(lines[step.name], total=total, completed=done, text=_words(step))
+
+        yield show
+
+
+def _words(step: Step) -> str:
+    counted = f"  {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB" if step.total else ""
+    return f"{step.text}{counted}"

@@ -1,7 +1,7 @@
 """Every setting of the project, read once from the environment.
 
-The names are the ones that operators already know (``BROKERS``, ``GROUP_ID``, ``NEO4J_URI`` ...).  This is the only module that
-reads the environment; every other one is handed a value.
+The names are the ones that operators already know (``BROKERS``, ``GROUP_ID``, ``NEO4J_URI`` ...).  This is the only
+module that reads the environment; every other one is handed a value.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What one worker, or one caller, needs to know.  Frozen; seconds and bytes unless the name says otherwise."""
+    """What one worker, or one caller, needs to know.  Frozen; times in seconds."""
 
     model_config = SettingsConfigDict(frozen=True, case_sensitive=True, extra="ignore", env_ignore_empty=True)
 
@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     group_id: str = Field(
         "replica-1",
         alias="GROUP_ID",
-        description="The replica's name and consumer group: one per database, so that every database gets every command.",
+        description="The replica's name and consumer group: one per database, so that each gets every command.",
     )
     query_group_id: str = Field(
         "queries",
@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     )
     neo4j_database: str = Field("neo4j", alias="NEO4J_DATABASE", description="The database's name on that server.")
     redis_url: str | None = Field(
-        None, alias="REDIS_URL", description="Where Dramatiq keeps results of ordinary actors; without it they have none."
+        None,
+        alias="REDIS_URL",
+        description="Where Dramatiq keeps results of ordinary actors; without it they have none.",
     )
     query_timeout_s: float = Field(
         30.0, alias="QUERY_TIMEOUT_S", gt=0, description="Longest run of one query, seconds."

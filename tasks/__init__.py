@@ -2,7 +2,8 @@
 
     from tasks import run_command, run_query, command, query, Statement
 
-``dramatiq tasks`` runs the workers of the replica that the environment names (see `settings`).  Importing connects to nothing.
+``dramatiq tasks`` runs the workers of the replica that the environment names (see `settings`).  Importing connects to
+nothing.
 """
 
 from __future__ import annotations

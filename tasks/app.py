@@ -10,7 +10,6 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-import dramatiq
 from dramatiq.middleware import CurrentMessage, default_middleware
 
 from brokers import KafkaBroker
@@ -28,7 +27,7 @@ from tasks.queries import Answering, QueryActor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import neo4j
+    import dramatiq
 
     from brokers.reader import RecordMessage
     from brokers.records import Record
@@ -58,7 +57,9 @@ class App:
         self.request_topic = TopicSpec(settings.topic(settings.request_topic), QUERY_PARTITIONS, DAY_S)
         self.response_topic = TopicSpec(settings.topic(settings.response_topic), QUERY_PARTITIONS, DAY_S / 24)
         self.outcomes_topic = TopicSpec(settings.topic(settings.outcomes_topic), 1, 7 * DAY_S, exact=True)
-        self.replicas_topic = TopicSpec(settings.topic(settings.replicas_topic), 1, FOR_EVER, exact=True, compacted=True)
+        self.replicas_topic = TopicSpec(
+            settings.topic(settings.replicas_topic), 1, FOR_EVER, exact=True, compacted=True
+        )
         self.broker = self._broker()
         self._drivers = _PerProcess(lambda: connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password))
         self._queries = _PerProcess(self._make_queries)
@@ -78,7 +79,7 @@ class App:
         return (self.command_topic, self.request_topic, self.response_topic, self.outcomes_topic, self.replicas_topic)
 
     def _broker(self) -> KafkaBroker:
-        client = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}
+        client: dict[str, Any] = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}
         return KafkaBroker(
             **client,
             prefix=self.settings.topic_prefix,
@@ -94,7 +95,8 @@ class App:
         from dramatiq.results import Results  # noqa: PLC0415 - only where it is wanted
         from dramatiq.results.backends.redis import RedisBackend  # noqa: PLC0415 - as above
 
-        return [Results(backend=RedisBackend(url=self.settings.redis_url))]
+        backend = RedisBackend(url=self.settings.redis_url)  # type: ignore[no-untyped-call]  # Dramatiq's gap
+        return [Results(backend=backend)]  # type: ignore[no-untyped-call]  # as above
 
     def _declare_queues(self) -> None:
         self.broker.declare_queue(
@@ -140,22 +142,26 @@ class App:
             """Apply consecutive commands."""
             self._applying.get().apply(messages)
 
-        actor = dramatiq.actor(
+        options = {
+            "time_limit": float("inf"),  # the applier bounds each transaction itself
+            "throws": (
+                Exception,
+            ),  # the broker says that a command is held, with the reason, not with a traceback a try
+        }
+        actor = CommandActor(
             run_command,
             broker=self.broker,
-            actor_class=CommandActor,
             actor_name=wire.COMMAND_ACTOR,
             queue_name=COMMANDS,
-            time_limit=float("inf"),  # the applier bounds each transaction itself
-            throws=(Exception,),  # held in place: said by the broker, with the reason and without a traceback a try
+            priority=0,
+            options=options,
         )
         actor.follower = self.follower
         return actor
 
     def _query_actor(self, fn: Callable[..., Any], name: str) -> QueryActor:
-        actor = dramatiq.actor(
-            fn, broker=self.broker, actor_class=QueryActor, actor_name=name, queue_name=REQUESTS, max_retries=0
-        )
+        options = {"max_retries": 0}  # whoever asked is told, and asks again
+        actor = QueryActor(fn, broker=self.broker, actor_name=name, queue_name=REQUESTS, priority=0, options=options)
         actor.replies = self.replies
         actor.response_topic = self.response_topic
         return actor

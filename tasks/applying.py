@@ -50,7 +50,7 @@ class Applying:
         self._topic_id = ""
 
     def start(self, topic: str, partition: int, log_start: int) -> int:
-        """Where this replica has to go on: one above the position in its graph.  What it never reported is reported now.
+        """Where this replica goes on: one above the position in its graph.  What it never reported is reported now.
 
         Raises:
           StartUnknown: the graph, or Kafka, is out of reach just now.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 import dramatiq
 from dramatiq.middleware import Middleware, MiddlewareError
 
+from brokers.errors import Undecodable
 from replica import plan
 from replica.statement import Command, Statement
 from tasks import wire
@@ -49,7 +50,9 @@ class CommandActor(dramatiq.Actor[Any, Any]):
 
     follower: Follower
 
-    def send(self, text: str | Statement | Sequence[Statement], /, **parameters: Any) -> Receipt:  # type: ignore[override]  # a receipt is what a command gives
+    def send(  # type: ignore[override]  # a receipt is what a command gives
+        self, text: str | Statement | Sequence[Statement], /, **parameters: Any
+    ) -> Receipt:
         """Append a command to the log; keyword arguments are Cypher parameters and nothing else.
 
         Raises:
@@ -89,7 +92,7 @@ def _statements(args: Sequence[Any], parameters: Mapping[str, Any]) -> tuple[Sta
 
 
 class CommandFunction(Generic[P]):
-    """A function from arguments to statements, evaluated where it is sent from.  Calls like an actor, and sends like one."""
+    """A function from arguments to statements, evaluated where it is sent from."""
 
     def __init__(self, fn: Callable[P, Statement | Sequence[Statement]], actor: CommandActor) -> None:
         functools.update_wrapper(self, fn)
@@ -121,7 +124,7 @@ class CommandFunction(Generic[P]):
         statements = self.fn(*args, **kwargs or {})
         return self._actor.message_with_options(args=(statements,), **options, **self._label())
 
-    def _label(self) -> dict[str, str]:
+    def _label(self) -> dict[str, Any]:
         return {LABEL: getattr(self.fn, "__name__", "command")}
 
 
@@ -130,7 +133,7 @@ class _Refused(MiddlewareError, CommandRefused):
 
 
 class CommandGuard(Middleware):
-    """Looks at every command on its way to the log, also at those that no `CommandActor` made: groups, pipelines, by hand."""
+    """Looks at every command on its way to the log, also at those that no `CommandActor` made: pipelines, by hand."""
 
     def __init__(self, queue_name: str) -> None:
         self._queue_name = queue_name
@@ -145,12 +148,17 @@ class CommandGuard(Middleware):
             return
         follow_up = {"pipe_target", "on_success", "on_failure", "group_callbacks"} & message.options.keys()
         if follow_up:
-            raise _Refused(f"nothing can follow a command ({', '.join(follow_up)}): every replica would send it; wait for the receipt")
+            raise _Refused(
+                f"nothing can follow a command ({', '.join(follow_up)}): every replica would send it;"
+                " wait for its receipt instead"
+            )
         if message.actor_name != wire.COMMAND_ACTOR:
-            raise _Refused(f"{message.actor_name!r} is no command; use the `command` decorator instead of an actor on this queue")
+            raise _Refused(
+                f"{message.actor_name!r} is no command; use the `command` decorator instead of an actor on this queue"
+            )
         try:
             checked(wire.statements_of(message.args, message.kwargs))
         except CommandRefused as exc:
             raise _Refused(str(exc)) from exc
-        except wire.Undecodable as exc:
+        except Undecodable as exc:
             raise _Refused(str(exc)) from exc

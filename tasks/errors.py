@@ -1,12 +1,12 @@
 """What a caller of commands and queries can be told.
 
-    TasksError
-    ├── CommandRefused      the sender's check says that no replica could apply it; nothing was sent
-    ├── CommandRejected     every replica gave the same error; the graphs are as before
-    ├── ReplicasDisagree    one replica applied what another rejected
-    ├── QueryFailed         the query was answered with an error
-    ├── OptionUnknown       (a TypeError) an option that commands or queries do not have
-    └── WaitTimeout         (a TimeoutError) no answer in time; the text says whose
+TasksError
+├── CommandRefused      the sender's check says that no replica could apply it; nothing was sent
+├── CommandRejected     every replica gave the same error; the graphs are as before
+├── ReplicasDisagree    one replica applied what another rejected
+├── QueryFailed         the query was answered with an error
+├── OptionUnknown       (a TypeError) an option that commands or queries do not have
+└── WaitTimeout         (a TimeoutError) no answer in time; the text says whose
 """
 
 from __future__ import annotations

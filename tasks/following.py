@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tasks.following")
 
-#: Reports are read from this long before a command was sent, in milliseconds: the clocks of several Kafka servers differ.
+#: Milliseconds before a command's own time from which reports are read: the clocks of several Kafka servers differ.
 MARGIN_MS = 10_000
 
 
 class Follower:
-    """Reads the outcomes and replicas topics of one set of replicas, from the first wait on.  Any thread; anew in a forked child."""
+    """Reads the outcomes and replicas topics from the first wait on.  Any thread; anew in a forked child."""
 
     def __init__(
         self, broker: KafkaBroker, commands: TopicSpec, reports: TopicSpec, registry: TopicSpec, *, timeout_s: float

@@ -1,7 +1,7 @@
 """What each replica says of the commands that it has passed, and what follows from it for a caller.  Pure.
 
-A replica reports ranges: "first to last are done, these of them were rejected".  Reports of one replica never go back, so that the highest
-*last* is its position.
+A replica reports ranges: "first to last are done, these of them were rejected".  Reports of one replica never go back,
+so that the highest *last* is its position.
 """
 
 from __future__ import annotations

@@ -81,7 +81,9 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         """The message of a query without a caller who waits, for pipelines and groups."""
         unknown = options.keys() - OPTIONS
         if unknown:
-            raise OptionUnknown(f"queries have no option {', '.join(sorted(unknown))}; they have {', '.join(sorted(OPTIONS))}")
+            raise OptionUnknown(
+                f"queries have no option {', '.join(sorted(unknown))}; they have {', '.join(sorted(OPTIONS))}"
+            )
         encoded = tuple(wire.encode_argument(index, value) for index, value in enumerate(args))
         return super().message_with_options(args=encoded, kwargs=wire.encode_parameters(kwargs or {}), **options)
 
@@ -89,7 +91,9 @@ class QueryActor(dramatiq.Actor[Any, Any]):
 class Answering:
     """The worker's side: run a query on this replica's graph, and send what it gives."""
 
-    def __init__(self, settings: Settings, broker: KafkaBroker, queries: Callable[[], Queries], topic: TopicSpec) -> None:
+    def __init__(
+        self, settings: Settings, broker: KafkaBroker, queries: Callable[[], Queries], topic: TopicSpec
+    ) -> None:
         self._settings = settings
         self._broker = broker
         self._queries = queries
@@ -109,15 +113,16 @@ class Answering:
         """The body of a query function's actor."""
         reply = self._reply()
         try:
-            read = self._queries().read(function, *wire.decode_arguments(args, kwargs), timeout_s=reply.limits["timeout_s"])
+            read = self._queries().read(
+                function, *wire.decode_arguments(args, kwargs), timeout_s=reply.limits["timeout_s"]
+            )
         except Exception as exc:  # noqa: BLE001 - as above
             return self._failed(reply, exc)
         reply.send(end=True, position=_offset(read.position), value=read.value)
         return read.value if reply.piped else None
 
     def _reply(self) -> Reply:
-        message = CurrentMessage.get_current_message()
-        assert message is not None
+        message: Any = CurrentMessage.get_current_message()  # a proxy, whatever its annotation says
         return Reply(message, self._broker, self._topic, self._settings.group_id)
 
     def _failed(self, reply: Reply, error: Exception) -> None:
@@ -127,7 +132,12 @@ class Answering:
         if isinstance(error, (QueryRejected, QueryUnavailable)):
             failure = Failure(error.code, error.message, retryable=error.retryable)
         else:
-            logger.error("query_failed message_id=%s actor=%s", reply.message.message_id, reply.message.actor_name, exc_info=error)
+            logger.error(
+                "query_failed message_id=%s actor=%s",
+                reply.message.message_id,
+                reply.message.actor_name,
+                exc_info=error,
+            )
             failure = Failure(type(error).__name__, str(error))
         reply.send(end=True, error=failure)
 

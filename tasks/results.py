@@ -62,9 +62,7 @@ class Result:
         parts = self._complete(timeout)
         last = parts[-1]
         if last.error is not None:
-            raise QueryFailed(
-                last.error.code, last.error.message, replica=last.replica, retryable=last.error.retryable
-            )
+            raise QueryFailed(last.error.code, last.error.message, replica=last.replica, retryable=last.error.retryable)
         columns = parts[0].columns
         if columns is None:
             return values.decode(last.value)

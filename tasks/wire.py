@@ -199,4 +199,3 @@ def command_of(message: dramatiq.Message[Any] | dramatiq.MessageProxy, offset: i
     if refused is not None:
         return Command(offset, (), refused=refused)
     return Command(offset, statements_of(message.args, message.kwargs))
-

@@ -41,13 +41,20 @@ MERGE (m:_KafkaPosition {topic: $__topic, partition: $__partition})
 SET m = $__marker
 """
 
-# renew -- The same after a command that may have seen the marker: whatever it left on the node goes.
+# renew -- The same after a command that may have seen the marker: what it left on the node goes.  The node stays, since
+# another applier that waits for its lock would find a deleted one.
 RENEW: Final = """
-OPTIONAL MATCH (m) WHERE elementId(m) = $__id
-DETACH DELETE m
-WITH count(*) AS __n
-CREATE (:_KafkaPosition $__marker)
+MATCH (m) WHERE elementId(m) = $__id
+SET m = $__marker
+REMOVE m:$([label IN labels(m) WHERE label <> '_KafkaPosition'])
+SET m:_KafkaPosition
+WITH m OPTIONAL MATCH (m)-[r]-()
+DELETE r
+RETURN DISTINCT true AS renewed
 """
+
+# create -- A new node where the command deleted the old one.
+CREATE: Final = "CREATE (:_KafkaPosition $__marker)"
 
 # advance -- One round trip: lock, compare, a rewritten command, move; no row when somebody else moved.
 ADVANCE: Final = """
@@ -71,6 +78,9 @@ BEGIN: Final = """
 MERGE (m:_KafkaPosition {topic: $__topic, partition: $__partition})
 ON CREATE SET m = $__marker
 """
+
+#: Attempts to read a marker that is not there, or only just.
+_READS: Final = 3
 
 
 class Runner(Protocol):
@@ -97,7 +107,7 @@ class Marker:
         """The marker after everything up to *offset*; outcomes that are known to be published are dropped."""
         published = max(self.published, published)
         kept = (outcome for outcome in (*self.rejections, *rejected) if outcome.offset > published)
-        return Marker(self.topic_id, offset, published, tuple(kept))
+        return Marker(self.topic_id, offset, published, tuple(kept), element_id=self.element_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +123,15 @@ class Key:
         return {"__topic": self.topic, "__partition": self.partition}
 
     def read(self, runner: Runner) -> Marker | None:
-        """The marker as it is now, without a lock."""
-        return _parse(runner.run(READ, self.parameters).single())
+        """The marker as it is now, without a lock.
+
+        A command that deletes every node makes its successor a new one; a read that meets this moment is repeated.
+        """
+        for _ in range(_READS):
+            record = runner.run(READ, self.parameters).single()
+            if record is not None and "offset" in record["marker"]:
+                return _parse(record)
+        return None
 
     def lock(self, runner: Runner) -> Marker | None:
         """The marker, write-locked until the transaction ends."""
@@ -124,9 +141,11 @@ class Key:
         """Write *marker*, in an existing node or a new one."""
         runner.run(MOVE, {**self.parameters, "__marker": self.properties(marker)}).consume()
 
-    def renew(self, runner: Runner, marker: Marker, element_id: str) -> None:
-        """Write *marker* in a new node, in place of the one that was locked as *element_id*."""
-        runner.run(RENEW, {"__id": element_id, "__marker": self.properties(marker)}).consume()
+    def renew(self, runner: Runner, marker: Marker) -> None:
+        """Write *marker*, pristine, in the node that was locked, or in a new one where the command deleted it."""
+        parameters = {"__id": marker.element_id, "__marker": self.properties(marker)}
+        if runner.run(RENEW, parameters).single() is None:
+            runner.run(CREATE, parameters).consume()
 
     def begin(self, runner: Runner, marker: Marker) -> None:
         """Write *marker* unless there is one."""

@@ -37,7 +37,8 @@ def clock_text(value: Time | dt.time | DateTime | dt.datetime) -> str:
 
 def offset_text(value: Any) -> str:
     """`+01:00`, with seconds where the offset has any; raises ValueError where it has none or is finer."""
-    offset: dt.timedelta | None = value.tzinfo.utcoffset(None if isinstance(value, (Time, dt.time)) else value)
+    clock = isinstance(value, (Time, dt.time))
+    offset: dt.timedelta | None = value.tzinfo.utcoffset(None) if clock else value.utcoffset()
     if offset is None:
         msg = "a time with a named zone has no fixed offset: use a date and time, or a fixed offset"
         raise ValueError(msg)

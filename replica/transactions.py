@@ -110,10 +110,7 @@ class Writer:
     ) -> Marker:
         """Apply one command as written, in a transaction of its own; the only form whose errors are a verdict."""
         with self._database.session() as session:
-            return self._explicit(session, [command], marker, published, verdicts, self._renew)
-
-    def _renew(self, tx: neo4j.Transaction, marker: Marker) -> None:
-        self._key.renew(tx, marker, marker.element_id)
+            return self._explicit(session, [command], marker, published, verdicts, self._key.renew)
 
     def _items(
         self, session: neo4j.Session, commands: Sequence[Command], verdicts: Mapping[int, Outcome]

@@ -1,8 +1,9 @@
 """What the owner thread and the readers of one queue share: the partitions held just now, and the records that wait.
 
-The owner thread (see `consumer`) delivers records and takes commits away; Dramatiq's threads take records and say how they ended.  They meet
-under one condition variable a queue, and never anywhere else: no Dramatiq thread ever calls the Kafka client, because such a call waits for
-the owner's running poll, and can never end while the owner itself waits for that thread.
+The owner thread (see `consumer`) delivers records and takes commits away; Dramatiq's threads take records and say how
+they ended.  They meet under one condition variable a queue, and never anywhere else: no Dramatiq thread ever calls the
+Kafka client, because such a call waits for the owner's running poll, and can never end while the owner itself waits for
+that thread.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Blocked:
 class Assignment:
     """One partition, for as long as this process holds it.
 
-    A later assignment of the same partition is another object: acks that still come for this one then change nothing, and Kafka delivers
-    those records again.
+    A later assignment of the same partition is another object: acks that still come for this one then change nothing,
+    and Kafka delivers those records again.
     """
 
     topic: str
@@ -66,10 +67,12 @@ class Unit(Protocol):
     """What is handed out and ends as one: a record, or a batch of them."""
 
     @property
-    def assignment(self) -> Assignment: ...
+    def assignment(self) -> Assignment:
+        """Where it came from."""
 
     @property
-    def records(self) -> tuple[Record, ...]: ...
+    def records(self) -> tuple[Record, ...]:
+        """Its records, in log order."""
 
 
 class Buffer:
@@ -112,7 +115,7 @@ class Buffer:
             self.drop(assignment)
             self.changed.notify_all()
 
-    def held(self, assignment: Assignment) -> Blocked | None:  # noqa: ARG002 - for subclasses that hold
+    def held(self, assignment: Assignment) -> Blocked | None:
         """Why what was handed out of *assignment* does not get done."""
         return None
 
@@ -144,7 +147,7 @@ class Buffer:
         """What may be handed out now; the caller holds the condition."""
         raise NotImplementedError
 
-    def _due_in(self, now: float) -> float:  # noqa: ARG002 - for subclasses that wait for a time
+    def _due_in(self, now: float) -> float:
         """Seconds after which `_next` may answer otherwise without anything having happened."""
         return float("inf")
 

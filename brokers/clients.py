@@ -23,8 +23,8 @@ logger = logging.getLogger("brokers.kafka")
 class Health:
     """The last thing that a client said about its servers.
 
-    A wrong password, a server that is down and an unknown host all look like a time-out to the call that fails; only the client's error
-    callback knows which it was.
+    A wrong password, a server that is down and an unknown host all look like a time-out to the call that fails; only
+    the client's error callback knows which it was.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,10 @@ class _Quiet(logging.Filter):
 
 
 def client_logger() -> logging.Logger:
-    """Where librdkafka's own lines go: it would write to file descriptor 2, which belongs to somebody else in a worker process."""
+    """Where librdkafka's own lines go.
+
+    By itself it would write to file descriptor 2, which belongs to somebody else in a worker process.
+    """
     library = logging.getLogger("brokers.librdkafka")
     if not library.filters:
         library.addFilter(_Quiet())

@@ -1,8 +1,9 @@
 """The owner thread: the only one that calls a Kafka consumer.
 
-One consumer per group, not per queue: a rebalance then costs one move, and Dramatiq's readers, which it closes and opens as it likes, are
-thin views that never leave the group.  Between polls the owner starts partitions, pauses and resumes them, and commits.  It never waits for
-anything but Kafka: a start that somebody else must tell (a database, say) is asked for in a thread of its own.
+One consumer per group, not per queue: a rebalance then costs one move, and Dramatiq's readers, which it closes and
+opens as it likes, are thin views that never leave the group.  Between polls the owner starts partitions, pauses and
+resumes them, and commits.  It never waits for anything but Kafka: a start that somebody else must tell (a database,
+say) is asked for in a thread of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 from confluent_kafka import Consumer as Client
-from confluent_kafka import KafkaError as Code
 
+from brokers import codes
 from brokers.assignment import Assignment, Blocked
 from brokers.clients import Health, base_config, client_logger
 from brokers.errors import ConsumerStopped, StartError
@@ -45,8 +46,8 @@ BUSY_POLL_S = 0.01
 #: Records taken from the client at once.
 CHUNK = 500
 
-#: Records of a partition that wait in this process: above the first it is paused, below the second it goes on.  The gap keeps the number of
-#: pauses low, since each drops what the client has fetched ahead.
+#: Records of a partition that wait in this process: above the first it is paused, below the second it goes on.  The gap
+#: keeps the number of pauses low, since each drops what the client has fetched ahead.
 HIGH_WATER = 2000
 LOW_WATER = 500
 
@@ -67,8 +68,8 @@ ASK_REFUSED_AGAIN_S = 5.0
 def consumer_config(group_id: str, protocol: str) -> dict[str, Any]:
     """The group part of the client's configuration.
 
-    *protocol* ``classic`` notices a killed member in 6 s; ``consumer`` (KIP-848) in 45 s with the server's defaults, and its client takes none
-    of the classic settings.
+    *protocol* ``classic`` notices a killed member in 6 s; ``consumer`` (KIP-848) in 45 s with the server's defaults,
+    and its client takes none of the classic settings.
     """
     config = {
         "group.id": group_id,
@@ -205,11 +206,11 @@ class GroupConsumer:
             assignment.buffer.deliver(assignment, record)
 
     def _complain(self, message: KafkaMessage, error: KafkaError) -> None:
-        if error.fatal() or error.code() == Code._MAX_POLL_EXCEEDED:  # noqa: SLF001 - confluent-kafka's public name
+        if error.fatal() or error.code() == codes.MAX_POLL_EXCEEDED:
             raise KafkaException(error)
         logger.warning("kafka_consumer_error group=%s code=%s text=%s", self.group_id, error.name(), error.str())
         assignment = self._assignments.get((message.topic() or "", message.partition() or -1))
-        if assignment is not None and error.code() in {Code._AUTO_OFFSET_RESET, Code.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001 - as above
+        if assignment is not None and error.code() in codes.OUTSIDE_LOG:
             self._stop_fetching(assignment)  # the partition would stay silent: ask anew where to start
             assignment.started = False
 
@@ -377,13 +378,13 @@ class _Start:
     def due(self) -> bool:
         return self.answer is None and not self._asking and time.monotonic() >= self._not_before
 
-    def ask(self, source: Any, log_start: int) -> None:  # noqa: ANN401 - a `Start`; only its call matters
+    def ask(self, source: Any, log_start: int) -> None:
         self._asking = True
         threading.Thread(
             target=self._answer, args=(source, log_start), name=f"start-{self.assignment}", daemon=True
         ).start()
 
-    def _answer(self, source: Any, log_start: int) -> None:  # noqa: ANN401 - as above
+    def _answer(self, source: Any, log_start: int) -> None:
         try:
             self.answer = (source(self.assignment.topic, self.assignment.partition, log_start), None)
         except StartError as exc:

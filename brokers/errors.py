@@ -26,32 +26,44 @@ from typing import ClassVar
 from dramatiq import errors as dramatiq_errors
 
 
-class KafkaError(dramatiq_errors.BrokerError):  # type: ignore[misc]  # Dramatiq leaves its errors unannotated
+class _Said(dramatiq_errors.BrokerError):
+    """Any of the errors below that Dramatiq knows: a text for people."""
+
+    retryable: ClassVar[bool]
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)  # type: ignore[no-untyped-call]  # Dramatiq annotates its errors' classes, not how to make them
+
+
+class KafkaError(_Said):
     """Kafka, or what lies in it, refuses."""
 
-    retryable: ClassVar[bool] = False
+    retryable = False
 
 
-class Unreachable(dramatiq_errors.ConnectionFailed):  # type: ignore[misc]  # see KafkaError
+class Unreachable(_Said, dramatiq_errors.ConnectionFailed):
     """No Kafka server answers; nothing was sent."""
 
-    retryable: ClassVar[bool] = True
+    retryable = True
 
 
-class DeliveryUnknown(dramatiq_errors.ConnectionClosed):  # type: ignore[misc]  # see KafkaError
-    """Kafka did not confirm in time.  The message may, or may not, be in the log: look *message_id* up before sending anew."""
+class DeliveryUnknown(_Said, dramatiq_errors.ConnectionClosed):
+    """Kafka did not confirm in time.
 
-    retryable: ClassVar[bool] = True
+    The message may, or may not, be in the log: look *message_id* up before sending anew.
+    """
+
+    retryable = True
 
     def __init__(self, text: str, *, message_id: str) -> None:
         super().__init__(text)
         self.message_id = message_id
 
 
-class ConsumerStopped(dramatiq_errors.ConnectionClosed):  # type: ignore[misc]  # see KafkaError
+class ConsumerStopped(_Said, dramatiq_errors.ConnectionClosed):
     """The thread that reads from Kafka has ended; what it had handed out is delivered again."""
 
-    retryable: ClassVar[bool] = True
+    retryable = True
 
 
 class DeliveryRefused(KafkaError):
@@ -79,7 +91,7 @@ class StartError(Exception):
 class StartUnknown(StartError):
     """The place to start from is out of reach just now; it is asked for again."""
 
-    retryable: ClassVar[bool] = True
+    retryable = True
 
 
 class StartRefused(StartError):

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka import ConsumerGroupTopicPartitions as GroupPartitions
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
 from dramatiq.common import q_name
-from dramatiq.errors import QueueJoinTimeout, QueueNotFound
+from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import Middleware, default_middleware
 
 from brokers import records
 from brokers.clients import Health, base_config, client_logger
 from brokers.consumer import GroupConsumer
-from brokers.errors import DelayRefused, Unreachable, WrongTopic
+from brokers.errors import DelayRefused, WrongTopic
+from brokers.groups import Groups
 from brokers.producer import Delivery, Pending, Producer
 from brokers.reader import KafkaMessageProxy, Reader
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
@@ -37,21 +35,19 @@ if TYPE_CHECKING:
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
 DELIVERY_TIMEOUT_S = 8.0
 
-#: Seconds between two looks at a queue that is waited for.
-JOIN_EVERY_S = 0.05
-
 #: Actor options that describe the queue, not the actor.
 QUEUE_OPTIONS = frozenset({"ordered", "batch"})
 
 
-class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its classes unannotated
+class KafkaBroker(dramatiq.Broker):
     """A Dramatiq broker on Apache Kafka.
 
-    Constructing it does no I/O; clients are made at first use, in each process anew.  A queue ``q`` is the topic ``<prefix>q``, made on first
-    use; its failed messages are parked on ``<prefix>q.XQ``.
+    Constructing it does no I/O; clients are made at first use, in each process anew.  A queue ``q`` is the topic
+    ``<prefix>q``, made on first use; its failed messages are parked on ``<prefix>q.XQ``.
 
-    Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place) and ``batch=n`` (an ordered actor gets
-    a list of up to n consecutive messages).  Message option: ``key`` (messages of one key share a partition).
+    Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place) and ``batch=n``
+    (an ordered actor gets a list of up to n consecutive messages).  Message option: ``key`` (messages of one key share
+    a partition).
 
     Limits: no delayed messages, so a `Retries` backoff parks the message instead; gevent is not supported.
 
@@ -65,7 +61,7 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
     """
 
-    def __init__(  # noqa: PLR0913 - what a Kafka client needs
+    def __init__(
         self,
         bootstrap_servers: str = "localhost:9092",
         *,
@@ -74,7 +70,7 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
         middleware: Sequence[Middleware] | None = None,
         delivery_timeout_s: float = DELIVERY_TIMEOUT_S,
         group_protocol: str = "classic",
-        **client: Any,  # noqa: ANN401 - librdkafka's settings are of many types
+        **client: Any,
     ) -> None:
         given = [m() for m in default_middleware] if middleware is None else middleware
         self._guard = _EnqueueGuard()
@@ -92,6 +88,7 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
         self._batches = threading.local()
         self.producer = Producer(self._settings, delivery_timeout_s=delivery_timeout_s)
         self.topics = Topics(self._admin, delivery_timeout_s)
+        self._groups = Groups(self._admin, self.topics, delivery_timeout_s)
 
     @property
     def client_settings(self) -> dict[str, Any]:
@@ -100,7 +97,7 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
 
     # Declarations.
 
-    def declare_queue(  # noqa: PLR0913 - each is one property of a queue
+    def declare_queue(
         self,
         queue_name: str,
         *,
@@ -144,7 +141,8 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
         """Declare *actor* and its queue.
 
         Raises:
-          WrongTopic: its queue options contradict another actor's, or an ordered actor wants to be retried elsewhere in the log.
+          WrongTopic: its queue options contradict another actor's, or an ordered actor wants to be retried elsewhere in
+            the log.
         """
         options = {name: actor.options[name] for name in QUEUE_OPTIONS if name in actor.options}
         if options or actor.queue_name not in self.queues:
@@ -157,8 +155,8 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
         """An ordered message is repeated in place by the consumer; a retry would put a copy behind its successors."""
         if actor.options.get("max_retries") or actor.options.get("retry_when"):
             raise WrongTopic(
-                f"actor {actor.actor_name!r} is ordered: a failed message is held and repeated in its place, so take out"
-                " max_retries and retry_when"
+                f"actor {actor.actor_name!r} is ordered: a failed message is held and repeated in its place,"
+                " so take out max_retries and retry_when"
             )
         actor.options["max_retries"] = 0
 
@@ -167,14 +165,15 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
         try:
             queue: Queue = self.queues[q_name(queue_name)]
         except KeyError:
-            raise QueueNotFound(queue_name) from None
+            raise QueueNotFound(queue_name) from None  # type: ignore[no-untyped-call]  # not annotated
         return queue
 
     # Sending.
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
-        """Put *message* on its queue; when this returns, Kafka has it on all in-sync replicas (in `batching`: when that ends).
+        """Put *message* on its queue.
 
+        When this returns, Kafka has it on all in-sync replicas; in `batching`, when that ends.
         The message gets an attribute ``delivery``: where it is.
 
         Raises:
@@ -202,15 +201,17 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
         return self._confirmed(message, pending)
 
     def _confirmed(self, message: dramatiq.Message[Any], pending: Pending) -> dramatiq.Message[Any]:
-        object.__setattr__(
-            message, "delivery", self.producer.confirm(pending)
-        )  # the dataclass is frozen; this is no field of it
+        delivery = self.producer.confirm(pending)
+        object.__setattr__(message, "delivery", delivery)  # the dataclass is frozen; this is no field of it
         self.emit_after("enqueue", message, None)
         return message
 
     @contextmanager
     def batching(self) -> Iterator[None]:
-        """Within, this thread's enqueues only post; all are confirmed together at the end, which raises the first error."""
+        """Within, this thread's enqueues only post; all are confirmed together at the end.
+
+        The end raises the first error.
+        """
         if getattr(self._batches, "open", None) is not None:
             yield  # the outer one confirms
             return
@@ -276,58 +277,21 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
         Raises:
           QueueJoinTimeout, QueueNotFound.
         """
-        queue = self.get_queue(queue_name)
-        deadline = None if timeout is None else time.monotonic() + timeout / 1000
-        while self._left(queue):
-            if deadline is not None and time.monotonic() >= deadline:
-                raise QueueJoinTimeout(queue_name)
-            time.sleep(JOIN_EVERY_S)
-
-    def _left(self, queue: Queue) -> int:
-        """Offsets between what the group has committed and the ends of the topic."""
-        ends, done = self._ends(queue), self._commits(queue)
-        return sum(end - max(done.get(partition, 0), start) for partition, (start, end) in ends.items())
-
-    def _ends(self, queue: Queue) -> dict[int, tuple[int, int]]:
-        partitions = [TopicPartition(queue.topic.name, p) for p in range(self.topics.ensure(queue.topic))]
-        first = self._offsets(partitions, OffsetSpec.earliest())
-        last = self._offsets(partitions, OffsetSpec.latest())
-        return {partition: (first[partition], last[partition]) for partition in last}
-
-    def _offsets(self, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
-        futures = self._admin().list_offsets(dict.fromkeys(partitions, spec), request_timeout=self._timeout_s)
-        try:
-            return {place.partition: future.result(self._timeout_s).offset for place, future in futures.items()}
-        except KafkaException as exc:
-            raise Unreachable(exc.args[0].str()) from exc
-
-    def _commits(self, queue: Queue) -> dict[int, int]:
-        partitions = [TopicPartition(queue.topic.name, p) for p in range(self.topics.ensure(queue.topic))]
-        request = GroupPartitions(queue.group_id, partitions)
-        future = self._admin().list_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
-        try:
-            return {place.partition: place.offset for place in future.result(self._timeout_s).topic_partitions}
-        except KafkaException as exc:
-            raise Unreachable(exc.args[0].str()) from exc
+        self._groups.join(self.get_queue(queue_name), None if timeout is None else timeout / 1000)
 
     def flush(self, queue_name: str) -> None:
-        """Drop what waits in the queue, by moving the group's offsets to the end; records stay in the log for other groups.
+        """Drop what waits in the queue, by moving the group's offsets to the end.
+
+        The records stay in the log for other groups.
 
         Raises:
-          WrongTopic: a worker of the group is reading the queue, here or elsewhere; or the queue has a start of its own.
+          WrongTopic: a worker of the group is reading the queue, here or elsewhere; or the queue has a start of its
+            own.
         """
         queue = self.get_queue(queue_name)
         if queue.start is not None:
             raise WrongTopic(f"queue {queue_name!r} keeps its position elsewhere: its messages cannot be dropped")
-        self.topics.ensure(queue.topic)
-        ends = [TopicPartition(queue.topic.name, p, end) for p, (_, end) in self._ends(queue).items()]
-        request = GroupPartitions(queue.group_id, ends)
-        future = self._admin().alter_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
-        for place in future.result(self._timeout_s).topic_partitions:
-            if place.error is not None:
-                raise WrongTopic(
-                    f"queue {queue_name!r} is being read; stop the workers of group {queue.group_id!r} first"
-                )
+        self._groups.skip_to_end(queue)
 
     def flush_all(self) -> None:
         """`flush` every declared queue."""
@@ -335,7 +299,10 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
             self.flush(queue_name)
 
     def close(self) -> None:
-        """Finish what runs, commit, leave the groups, wait for what is being sent.  Idempotent; the broker can be used again."""
+        """Finish what runs, commit, leave the groups, wait for what is being sent.
+
+        Idempotent; the broker can be used again.
+        """
         consumers = self._running_consumers()
         for consumer in consumers:
             consumer.close()
@@ -352,7 +319,7 @@ class KafkaBroker(dramatiq.Broker):  # type: ignore[misc]  # Dramatiq leaves its
             return admin
 
 
-class _EnqueueGuard(Middleware):  # type: ignore[misc]  # Dramatiq leaves its classes unannotated
+class _EnqueueGuard(Middleware):
     """Remembers on a message that an enqueue failed while it ran.
 
     Dramatiq logs an error inside middleware and acks all the same; the retry, or the callback, would be lost.
@@ -366,18 +333,18 @@ class _EnqueueGuard(Middleware):  # type: ignore[misc]  # Dramatiq leaves its cl
         if message is not None:
             message.enqueue_error = error
 
-    def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:  # noqa: ARG002 - Dramatiq's signature
+    def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         if isinstance(message, KafkaMessageProxy):
             message.enqueue_error = None
             self._current.message = message
 
     def after_process_message(
         self,
-        broker: dramatiq.Broker,  # noqa: ARG002 - Dramatiq's signature
-        message: dramatiq.MessageProxy,  # noqa: ARG002 - as above
+        broker: dramatiq.Broker,
+        message: dramatiq.MessageProxy,
         *,
-        result: object = None,  # noqa: ARG002 - as above
-        exception: BaseException | None = None,  # noqa: ARG002 - as above
+        result: object = None,
+        exception: BaseException | None = None,
     ) -> None:
         self._current.message = None
 

@@ -1,8 +1,9 @@
 """Turning acks that arrive in any order into one safe commit for one partition.
 
-Kafka's commit is a single number: "all below is done".  Work that finishes out of order would either be done twice (commit the lowest
-unfinished) or be lost (commit the highest finished).  So the commit carries, in its metadata, a *completion map*: which offsets above
-the committed one are finished already.  Whoever takes the partition over skips exactly those.
+Kafka's commit is a single number: "all below is done".  Work that finishes out of order would either be done twice
+(commit the lowest unfinished) or be lost (commit the highest finished).  So the commit carries, in its metadata, a
+*completion map*: which offsets above the committed one are finished already.  Whoever takes the partition over skips
+exactly those.
 
 The map is text, because the broker counts characters, and small, because the broker refuses more than 4,096 of them.
 """
@@ -19,7 +20,8 @@ from typing import NamedTuple
 from brokers.errors import KafkaError
 
 
-#: Characters of commit metadata that Kafka takes from this client: the broker's 4,096 less the NUL that the client adds.
+#: Characters of commit metadata that Kafka takes from this client: the broker's 4,096 less the NUL that the client
+#: adds.
 METADATA_LIMIT = 4095
 
 #: No new records are begun on a partition whose map is longer than this; those already begun go on, and still fit.
@@ -48,7 +50,7 @@ class Run(NamedTuple):
 
 
 def encode(base: int, runs: list[Run]) -> str:
-    """The completion map of the finished *runs*: ascending, apart, all of them above *base*.  Empty when there are none."""
+    """The completion map of the finished *runs*: ascending, apart, all of them above *base*; empty for none."""
     if not runs:
         return ""
     lengths, bits = _lengths(base, runs), _bits(base, runs)
@@ -137,8 +139,8 @@ def _varints(raw: bytes) -> list[int]:
 class AckTracker:
     """The unfinished offsets of one partition, for as long as this process owns it.
 
-    Every method may be called from any thread.  An offset that Kafka never delivers (a transaction marker, a compacted record) counts
-    as finished once a later one is.
+    Every method may be called from any thread.  An offset that Kafka never delivers (a transaction marker, a compacted
+    record) counts as finished once a later one is.
     """
 
     def __init__(self, base: int, runs: list[Run] | None = None) -> None:
@@ -151,7 +153,10 @@ class AckTracker:
         self._committed: Commit | None = None
 
     def begin(self, offset: int) -> bool:
-        """Take note of a delivered record; false when it needs no work: finished by an earlier owner, or delivered before."""
+        """Take note of a delivered record; false when it needs no work.
+
+        That is so when an earlier owner finished it, and when it was delivered before.
+        """
         with self._lock:
             if offset < self._next:
                 return False  # a fetch that was under way when the partition was sought

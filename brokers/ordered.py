@@ -1,7 +1,8 @@
 """Ordered queues: one unit at a time, held in place until it succeeds.
 
-Order cannot come from a number of threads, since Dramatiq keeps one heap for all of them: it comes from handing out nothing while something
-runs.  And a failed unit is never sent again to the end of the log: it stays where it is, and all that is behind it waits.
+Order cannot come from a number of threads, since Dramatiq keeps one heap for all of them: it comes from handing out
+nothing while something runs.  And a failed unit is never sent again to the end of the log: it stays where it is, and
+all that is behind it waits.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class OrderedBuffer(Buffer):
     def go_on(self, assignment: Assignment, offset: int) -> bool:
         """Start again at *offset* with what is buffered; false when the partition has to be sought instead.
 
-        What waits is consecutive, so everything below *offset* in it is finished.  A lower offset than the first that waits is the same
-        place only if nothing was finished in between.
+        What waits is consecutive, so everything below *offset* in it is finished.  A lower offset than the first that
+        waits is the same place only if nothing was finished in between.
         """
         with self.changed:
             if self._of is not assignment or not self._reaches(offset):
@@ -104,7 +105,7 @@ class OrderedBuffer(Buffer):
     # The readers' side.
 
     def hold(self, batch: Batch, reason: str, retry_after_s: float | None) -> None:
-        """*batch* failed: it keeps its place.  Where the queue has a start of its own, the start is asked for again first."""
+        """*batch* failed: it keeps its place.  A queue with a start of its own asks for it again first."""
         with self.changed:
             assignment = batch.assignment
             before = self._held

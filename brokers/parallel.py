@@ -56,7 +56,7 @@ class ParallelBuffer(Buffer):
             self._set_aside = deque(s for s in self._set_aside if s.assignment is not assignment)
             self.changed.notify_all()
 
-    def _next(self, now: float) -> Single | None:  # noqa: ARG002 - the parent's signature
+    def _next(self, now: float) -> Single | None:
         while self._ready:
             single = self._ready.popleft()
             if single.assignment.map_full:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
 from dramatiq.errors import ActorNotFound
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("brokers.reader")
 
 
-class KafkaMessageProxy(dramatiq.MessageProxy):  # type: ignore[misc]  # Dramatiq leaves its classes unannotated
+class KafkaMessageProxy(dramatiq.MessageProxy):
     """A message in flight, and the unit that its ack ends."""
 
     def __init__(self, message: dramatiq.Message[Any], unit: Unit) -> None:
@@ -44,13 +44,16 @@ class KafkaMessageProxy(dramatiq.MessageProxy):  # type: ignore[misc]  # Dramati
         return self.unit.records[0]
 
     def stuff_exception(self, exception: BaseException) -> None:
-        """Keep *exception*; on an ordered queue it also means failure, whatever middleware says: no success, no progress."""
+        """Keep *exception*.
+
+        On an ordered queue it also means failure, whatever middleware says: no success, no progress.
+        """
         super().stuff_exception(exception)
         if self._held:
             self.fail()
 
 
-class RecordMessage(dramatiq.MessageProxy):  # type: ignore[misc]  # see KafkaMessageProxy
+class RecordMessage(dramatiq.MessageProxy):
     """One message of a batch, with its record."""
 
     def __init__(self, message: dramatiq.Message[Any], record: Record) -> None:
@@ -58,8 +61,11 @@ class RecordMessage(dramatiq.MessageProxy):  # type: ignore[misc]  # see KafkaMe
         self.record = record
 
 
-class Reader(dramatiq.Consumer):  # type: ignore[misc]  # see KafkaMessageProxy
-    """A view of one queue's buffer.  Dramatiq closes and opens readers as it likes; what is in flight stays in the buffer."""
+class Reader(dramatiq.Consumer):
+    """A view of one queue's buffer.
+
+    Dramatiq closes and opens readers as it likes; what is in flight stays in the buffer.
+    """
 
     def __init__(self, queue: Queue, buffer: Buffer, park: Park, *, prefetch: int, timeout_s: float) -> None:
         self._queue = queue
@@ -69,7 +75,11 @@ class Reader(dramatiq.Consumer):  # type: ignore[misc]  # see KafkaMessageProxy
         self._timeout_s = timeout_s
 
     def __next__(self) -> KafkaMessageProxy | None:
-        """The next message, or none within the time-out.  Raises `ConsumerStopped` when the thread behind it has ended."""
+        """The next message, or none within the time-out.
+
+        Raises:
+          ConsumerStopped: the thread behind it has ended.
+        """
         unit = self._buffer.take(self._prefetch, self._timeout_s)
         if unit is not None:
             return self._decoded(unit)
@@ -106,25 +116,26 @@ class Reader(dramatiq.Consumer):  # type: ignore[misc]  # see KafkaMessageProxy
         return records.pinned(message) if self._queue.ordered else message
 
     def _batch(self, batch: Batch) -> KafkaMessageProxy | None:
-        """One message that carries the messages of the batch; it is cut where another actor, or an unreadable record, comes."""
+        """One message that carries the messages of the batch.
+
+        It is cut where another actor, or an unreadable record, comes.
+        """
         messages: list[RecordMessage] = []
         for index, record in enumerate(batch.records):
             try:
-                message = RecordMessage(self._decode(record), record)
+                read = RecordMessage(self._decode(record), record)
             except Undecodable as exc:
                 if index == 0:
-                    assert isinstance(self._buffer, OrderedBuffer)
-                    self._reject(self._buffer.shorten(batch, 1), exc)
+                    self._reject(self._shorten(batch, 1), exc)
                     return None
                 break
-            if messages and message.actor_name != messages[0].actor_name:
+            if messages and read.actor_name != messages[0].actor_name:
                 break
-            messages.append(message)
+            messages.append(read)
         if len(messages) < len(batch.records):
-            assert isinstance(self._buffer, OrderedBuffer)
-            batch = self._buffer.shorten(batch, len(messages))
+            batch = self._shorten(batch, len(messages))
         first = messages[0]
-        message = dramatiq.Message(
+        message: dramatiq.Message[Any] = dramatiq.Message(
             queue_name=self._queue.name,
             actor_name=first.actor_name,
             args=(messages,),
@@ -135,8 +146,12 @@ class Reader(dramatiq.Consumer):  # type: ignore[misc]  # see KafkaMessageProxy
         )
         return KafkaMessageProxy(message, batch)
 
-    def ack(self, message: KafkaMessageProxy) -> None:
+    def _shorten(self, batch: Batch, size: int) -> Batch:
+        return cast("OrderedBuffer", self._buffer).shorten(batch, size)  # only an ordered buffer has batches
+
+    def ack(self, message: dramatiq.MessageProxy) -> None:
         """Done, unless an enqueue failed on the way: then the message would be lost with its retry or callback."""
+        message = _ours(message)
         error = message.enqueue_error
         if error is None:
             self._buffer.finish(message.unit)
@@ -146,8 +161,9 @@ class Reader(dramatiq.Consumer):  # type: ignore[misc]  # see KafkaMessageProxy
             logger.warning("kafka_ack_withheld record=%s reason=%s", message.record, error)
             self._buffer.release(message.unit)
 
-    def nack(self, message: KafkaMessageProxy) -> None:
+    def nack(self, message: dramatiq.MessageProxy) -> None:
         """Failed for good: parked; on an ordered queue held in its place."""
+        message = _ours(message)
         error = message._exception  # noqa: SLF001 - Dramatiq offers no other way to see it
         unknown_actor = isinstance(error, ActorNotFound)
         passed_over = unknown_actor or isinstance(error, SkipMessage)
@@ -158,21 +174,29 @@ class Reader(dramatiq.Consumer):  # type: ignore[misc]  # see KafkaMessageProxy
         reason = f"no actor {message.actor_name!r} in this worker" if unknown_actor else _describe(error)
         self._dispose(message.unit, type(error).__name__ if error else "Failed", reason, _traceback(message))
 
-    def requeue(self, messages: Iterable[KafkaMessageProxy]) -> None:
+    def requeue(self, messages: Iterable[dramatiq.MessageProxy]) -> None:
         """Handed out and never begun: back to the front, in the order they had."""
         for message in reversed(list(messages)):
-            self._buffer.release(message.unit)
+            self._buffer.release(_ours(message).unit)
 
     def close(self) -> None:
         """Nothing: the group's member lives as long as the broker."""
 
     def _dispose(self, unit: Unit, error: str, reason: str, traceback: str = "") -> None:
-        """Park, confirmed, and only then count as done.  When parking fails nothing has changed, and Dramatiq calls again."""
+        """Park, confirmed, and only then count as done.
+
+        When parking fails nothing has changed, and Dramatiq calls again.
+        """
         for record in unit.records:
             letter = dead_letter(record, self._queue, error=error, reason=reason, traceback=traceback)
             self._park(letter, self._queue.dead_letters)
         logger.error("kafka_message_parked record=%s error=%s reason=%s", unit.records[0], error, reason)
         self._buffer.finish(unit)
+
+
+def _ours(message: dramatiq.MessageProxy) -> KafkaMessageProxy:
+    """Dramatiq gives back what it was given; its signatures do not say so."""
+    return cast("KafkaMessageProxy", message)
 
 
 def _describe(error: BaseException | None) -> str:

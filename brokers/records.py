@@ -1,13 +1,13 @@
 """A Dramatiq message as a Kafka record, and back.
 
-The value is Dramatiq's own JSON, so that any Dramatiq tool can read it.  The headers say what a person who searches a log wants to know
-without decoding values.
+The value is Dramatiq's own JSON, so that any Dramatiq tool can read it.  The headers say what a person who searches a
+log wants to know without decoding values.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
 import msgspec
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confluent_kafka import Message as KafkaMessage
+
+    _Headers = list[tuple[str, str | bytes | None]]  # the stub allows what only a sender may hand in
 
 #: Longest broken value that an error quotes, in bytes.
 QUOTED = 80
@@ -84,7 +86,7 @@ def received(message: KafkaMessage) -> Record:
         timestamp_ms=message.timestamp()[1],
         key=_as_bytes(message.key()),
         value=_as_bytes(message.value()),
-        headers={name: _as_bytes(value) or b"" for name, value in message.headers() or ()},
+        headers={name: _as_bytes(value) or b"" for name, value in cast("_Headers", message.headers() or ())},
     )
 
 
@@ -93,7 +95,10 @@ def _as_bytes(value: str | bytes | None) -> bytes | None:
 
 
 def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:
-    """The record that carries *message* on *topic*.  The option ``key`` decides the partition; without it the message id does."""
+    """The record that carries *message* on *topic*.
+
+    The option ``key`` decides the partition; without it the message id does.
+    """
     key = message.options.get("key") or message.message_id
     headers = {
         "message_id": message.message_id.encode(),
@@ -106,7 +111,8 @@ def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:
 def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
     """The message that *record* carries.
 
-    Its queue name is forced to *queue_name*: a message that claims another queue would be acked on a queue that it never came from.
+    Its queue name is forced to *queue_name*: a message that claims another queue would be acked on a queue that it
+    never came from.
 
     Raises:
       Undecodable: with the reason.

@@ -13,9 +13,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka import KafkaError as Code
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public here, though not marked so
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
+from brokers import codes
 from brokers.errors import Unreachable, WrongTopic
 
 
@@ -30,7 +35,8 @@ FOR_EVER = -1.0
 #: Partitions of a queue that says nothing: enough for eight worker processes, cheap for one.
 PARTITIONS = 8
 
-#: Bytes that a dead letter may have: a record as large as Kafka's default allows, and the headers that say why it is there.
+#: Bytes that a dead letter may have: a record as large as Kafka's default allows, and the headers that say why it is
+#: there.
 PARKED_BYTES = 1_250_000
 
 #: Longest topic name that Kafka takes, in characters.
@@ -47,7 +53,10 @@ Decode = Callable[["Record", str], "dramatiq.Message[Any]"]
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """How a topic has to be.  *retention_s* in seconds, negative for ever; no *replicas*: three where there are three servers."""
+    """How a topic has to be.
+
+    *retention_s* is in seconds, negative for ever.  Without *replicas* there are three where there are three servers.
+    """
 
     name: str
     partitions: int = PARTITIONS
@@ -78,7 +87,8 @@ class TopicSpec:
 class Queue:
     """One Dramatiq queue on Kafka.
 
-    *ordered*: one unit (a message, or with *batch* up to that many consecutive ones) at a time, held in place until it succeeds.
+    *ordered*: one unit (a message, or with *batch* up to that many consecutive ones) at a time, held in place until it
+    succeeds.
     *start*: where to begin, asked at every assignment and after every failure; without it Kafka's commit decides.
     *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
     """
@@ -106,7 +116,10 @@ class Queue:
 
 
 class Topics:
-    """Looks topics up, makes the missing ones, refuses the wrong ones.  Any thread; one network call a topic and process."""
+    """Looks topics up, makes the missing ones, refuses the wrong ones.
+
+    Any thread; one network call a topic and process.
+    """
 
     def __init__(self, admin: Callable[[], AdminClient], timeout_s: float) -> None:
         self._admin = admin
@@ -151,15 +164,15 @@ class Topics:
         try:
             return str(future.result(self._timeout_s).topic_id)
         except KafkaException as exc:
-            if exc.args[0].code() == Code.UNKNOWN_TOPIC_OR_PART:
+            if exc.args[0].code() == codes.UNKNOWN_TOPIC:
                 raise WrongTopic(f"there is no topic {name!r}") from exc
             raise Unreachable(exc.args[0].str()) from exc
 
     def _check(self, spec: TopicSpec, partitions: int) -> int:
         if spec.exact and partitions != spec.partitions:
             raise WrongTopic(
-                f"topic {spec.name!r} has {partitions} partitions and needs exactly {spec.partitions}, so that offset order is the order"
-                " of work; delete it, or name another one, and make it with `init`"
+                f"topic {spec.name!r} has {partitions} partitions and needs exactly {spec.partitions}, so that offset"
+                " order is the order of work; delete it, or name another one, and make it with `init`"
             )
         return partitions
 
@@ -172,7 +185,7 @@ class Topics:
         try:
             future.result(self._timeout_s + 1)
         except KafkaException as exc:
-            if exc.args[0].code() != Code.TOPIC_ALREADY_EXISTS:  # somebody else was first, which is as good
+            if exc.args[0].code() != codes.TOPIC_ALREADY_EXISTS:  # somebody else was first, which is as good
                 raise WrongTopic(f"topic {spec.name!r} is missing and cannot be made: {exc.args[0].str()}") from exc
         return self._await_leaders(spec)
 
@@ -195,7 +208,7 @@ class Topics:
         metadata = self._admin().list_topics(timeout=self._timeout_s)
         return [self._describe(spec, metadata) for spec in specs]
 
-    def _describe(self, spec: TopicSpec, metadata: Any) -> dict[str, Any]:  # noqa: ANN401 - confluent-kafka leaves it untyped
+    def _describe(self, spec: TopicSpec, metadata: Any) -> dict[str, Any]:
         topic = metadata.topics[spec.name]
         resource = ConfigResource(ResourceType.TOPIC, spec.name)
         config = self._admin().describe_configs([resource])[resource].result(self._timeout_s)

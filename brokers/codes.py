@@ -1,0 +1,42 @@
+"""The error codes that this package tells apart, named once.
+
+librdkafka's own codes, for what never reached a server, are public in confluent-kafka although they begin with an
+underscore; this module is the one place that says so to the linter.
+"""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError
+
+
+#: No answer about a record: it may, or may not, be in the log.
+UNCONFIRMED = frozenset(
+    {
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._PURGE_QUEUE,
+        KafkaError._PURGE_INFLIGHT,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+
+#: No server answers.
+AWAY = frozenset(
+    {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError.REQUEST_TIMED_OUT}
+)
+
+#: The offset to read from is not in the log; the client fetches nothing more from that partition by itself.
+OUTSIDE_LOG = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+
+#: The owner thread did not poll for so long that the group has thrown it out.
+MAX_POLL_EXCEEDED = KafkaError._MAX_POLL_EXCEEDED
+
+#: The consumer has read all there is on a partition; the event says how far.
+PARTITION_EOF = KafkaError._PARTITION_EOF
+
+#: Somebody else has made the topic in the meantime.
+TOPIC_ALREADY_EXISTS = KafkaError.TOPIC_ALREADY_EXISTS
+
+#: There is no such topic.
+UNKNOWN_TOPIC = KafkaError.UNKNOWN_TOPIC_OR_PART

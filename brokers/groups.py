@@ -1,0 +1,96 @@
+"""What a consumer group has done: asked of Kafka, without being a member."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from confluent_kafka import ConsumerGroupTopicPartitions as GroupPartitions
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public here, though not marked so
+from dramatiq.errors import QueueJoinTimeout
+
+from brokers.errors import Unreachable, WrongTopic
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from confluent_kafka.admin import AdminClient
+
+    from brokers.topics import Queue, Topics
+
+
+#: Seconds between two looks at a queue that is waited for.
+JOIN_EVERY_S = 0.05
+
+
+class Groups:
+    """Answers about queues and their groups.  Any thread; every answer costs network calls."""
+
+    def __init__(self, admin: Callable[[], AdminClient], topics: Topics, timeout_s: float) -> None:
+        self._admin = admin
+        self._topics = topics
+        self._timeout_s = timeout_s
+
+    def left(self, queue: Queue) -> int:
+        """Offsets between what the queue's group has committed and the ends of the topic.
+
+        Raises:
+          Unreachable, WrongTopic: see `brokers.errors`.
+        """
+        ends, done = self._ends(queue), self._commits(queue)
+        return sum(end - max(done.get(partition, 0), start) for partition, (start, end) in ends.items())
+
+    def join(self, queue: Queue, timeout_s: float | None) -> None:
+        """Wait until nothing is left.
+
+        Raises:
+          QueueJoinTimeout: something still is, after *timeout_s* seconds.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while self.left(queue):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise QueueJoinTimeout(queue.name)  # type: ignore[no-untyped-call]  # not annotated
+            time.sleep(JOIN_EVERY_S)
+
+    def skip_to_end(self, queue: Queue) -> None:
+        """Move the group's offsets to the ends of the topic.
+
+        Raises:
+          WrongTopic: a member of the group is reading the queue.
+          Unreachable: see `brokers.errors`.
+        """
+        ends = [TopicPartition(queue.topic.name, p, end) for p, (_, end) in self._ends(queue).items()]
+        request = GroupPartitions(queue.group_id, ends)
+        future = self._admin().alter_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
+        for place in future.result(self._timeout_s).topic_partitions:
+            if place.error is not None:
+                raise WrongTopic(
+                    f"queue {queue.name!r} is being read; stop the workers of group {queue.group_id!r} first"
+                )
+
+    def _ends(self, queue: Queue) -> dict[int, tuple[int, int]]:
+        """First and last offset of each partition."""
+        partitions = self._partitions(queue)
+        first = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # not annotated
+        last = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # as above
+        return {partition: (first[partition], last[partition]) for partition in last}
+
+    def _partitions(self, queue: Queue) -> list[TopicPartition]:
+        return [TopicPartition(queue.topic.name, p) for p in range(self._topics.ensure(queue.topic))]
+
+    def _offsets(self, partitions: Iterable[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
+        futures = self._admin().list_offsets(dict.fromkeys(partitions, spec), request_timeout=self._timeout_s)
+        try:
+            return {place.partition: future.result(self._timeout_s).offset for place, future in futures.items()}
+        except KafkaException as exc:
+            raise Unreachable(exc.args[0].str()) from exc
+
+    def _commits(self, queue: Queue) -> dict[int, int]:
+        request = GroupPartitions(queue.group_id, self._partitions(queue))
+        future = self._admin().list_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
+        try:
+            return {place.partition: place.offset for place in future.result(self._timeout_s).topic_partitions}
+        except KafkaException as exc:
+            raise Unreachable(exc.args[0].str()) from exc

@@ -1,7 +1,7 @@
 """Reading a topic without a group: answers to questions, and news for everybody.
 
-A consumer group gives each record to one member.  A caller that waits for *its* answer, or wants to hear what *every* replica did, reads the
-partition itself: no group, no commits, from a place of its own choosing.
+A consumer group gives each record to one member.  A caller that waits for *its* answer, or wants to hear what *every*
+replica did, reads the partition itself: no group, no commits, from a place of its own choosing.
 """
 
 from __future__ import annotations
@@ -201,8 +201,8 @@ class Waiter:
 class Replies:
     """The answers that arrive for this process on one topic.
 
-    Every caller on a partition reads all the answers on it, so that callers spread over the partitions: each process keeps to one, chosen
-    at random.  Any thread; a forked child makes its own reader.
+    Every caller on a partition reads all the answers on it, so that callers spread over the partitions: each process
+    keeps to one, chosen at random.  Any thread; a forked child makes its own reader.
     """
 
     def __init__(self, broker: KafkaBroker, spec: TopicSpec, *, timeout_s: float) -> None:

@@ -39,6 +39,8 @@ def checked(statements: Sequence[Statement]) -> tuple[Statement, ...]:
     together = tuple(statements)
     if not together or not all(isinstance(statement, Statement) for statement in together):
         raise CommandRefused(f"a command is a text, a Statement, or a list of Statements; not {statements!r}")
+    if any(not statement.text.strip() for statement in together):
+        raise CommandRefused("the text of a command is empty")
     verdict = plan.verdict(Command(-1, together))
     if verdict is not None:
         raise CommandRefused(f"{verdict.message} [{verdict.code}]")
@@ -70,10 +72,16 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         message = self.message_with_options(args=args, kwargs=kwargs, **options)
         return Receipt(self.broker.enqueue(message), self.follower)
 
+    def message(  # type: ignore[override]  # the text's name is nobody's business, so that $text can be a parameter
+        self, text: str | Statement | Sequence[Statement], /, **parameters: Any
+    ) -> dramatiq.Message[Any]:
+        """The message that `send` would send, for groups and pipelines."""
+        return self.message_with_options(args=(text,), kwargs=parameters)
+
     def message_with_options(
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> dramatiq.Message[Any]:
-        """The message that `send_with_options` would send, for groups and pipelines."""
+        """The message that `send_with_options` would send."""
         unknown = options.keys() - OPTIONS - {LABEL}
         if unknown:
             raise OptionUnknown(f"commands have no option {', '.join(sorted(unknown))}; they have {', '.join(OPTIONS)}")

@@ -49,7 +49,15 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     response_topic: TopicSpec
     timeout_s: float
 
-    def send(self, *args: Any, **kwargs: Any) -> Result:  # type: ignore[override]  # a result is what a query gives
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the query here, as a worker does; ``$self`` is a parameter like any other."""
+        return self.fn(*args, **kwargs)
+
+    def message(self, /, *args: Any, **kwargs: Any) -> dramatiq.Message[Any]:
+        """The message of a query without a caller who waits, for pipelines and groups."""
+        return self.message_with_options(args=args, kwargs=kwargs)
+
+    def send(self, /, *args: Any, **kwargs: Any) -> Result:  # type: ignore[override]  # a result is what a query gives
         """Ask; the answer is the result's `get`.
 
         Raises:
@@ -78,7 +86,7 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     def message_with_options(
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> dramatiq.Message[Any]:
-        """The message of a query without a caller who waits, for pipelines and groups."""
+        """As `message`, with the options of `send_with_options`."""
         unknown = options.keys() - OPTIONS
         if unknown:
             raise OptionUnknown(
@@ -99,7 +107,7 @@ class Answering:
         self._queries = queries
         self._topic = topic
 
-    def run_text(self, *args: Any, **kwargs: Any) -> Any:
+    def run_text(self, /, *args: Any, **kwargs: Any) -> Any:
         """The body of ``run_query``."""
         reply = self._reply()
         try:

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+import pytest
+
+from replica.errors import ValueNotEncodable
+from replica.statement import Statement
+from settings import Settings
+from tasks.app import App
+from tasks.errors import CommandRefused, OptionUnknown
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UNREACHABLE: dict[str, Any] = {"BROKERS": "127.0.0.1:1", "NEO4J_URI": "bolt://127.0.0.1:1"}
+
+
+@pytest.fixture
+def app() -> App:
+    """An app whose servers do not exist."""
+    return App(Settings(**UNREACHABLE))
+
+
+def test_keyword_arguments_are_parameters_and_nothing_else(app: App) -> None:
+    """Also the names that Python or Dramatiq use themselves."""
+    message = app.run_command.message("RETURN $self, $text, $args, $delay", self=1, text=2, args=3, delay=4)
+
+    assert message.args == ("RETURN $self, $text, $args, $delay",)
+    assert message.kwargs == {"self": 1, "text": 2, "args": 3, "delay": 4}
+
+
+def test_a_command_function_is_evaluated_where_it_is_sent_from(app: App) -> None:
+    """Its message carries the statement, and the function's name for people who search the log."""
+
+    @app.command
+    def follow(who: str, whom: str) -> Statement:
+        return Statement("MATCH (a {n: $a}), (b {n: $b}) MERGE (a)-[:FOLLOWS]->(b)", {"a": who, "b": whom})
+
+    message = follow.message("x", whom="y")
+
+    assert message.actor_name == "run_command"
+    assert message.queue_name == "command"
+    assert message.kwargs == {"a": "x", "b": "y"}
+    assert message.options == {"command": "follow"}
+    assert follow("x", "y") == Statement(
+        "MATCH (a {n: $a}), (b {n: $b}) MERGE (a)-[:FOLLOWS]->(b)", {"a": "x", "b": "y"}
+    )
+
+
+refused: dict[str, tuple[Callable[[App], object], type[Exception], str]] = {
+    "no text": (lambda app: app.run_command.send_with_options(), CommandRefused, "one text"),
+    "two texts": (
+        lambda app: app.run_command.send_with_options(args=("RETURN 1", "RETURN 2")),
+        CommandRefused,
+        "one text",
+    ),
+    "a number": (lambda app: app.run_command.send([5]), CommandRefused, "list of Statements"),  # type: ignore[list-item]
+    "no statement": (lambda app: app.run_command.send([]), CommandRefused, "list of Statements"),
+    "parameters beside statements": (
+        lambda app: app.run_command.send([Statement("RETURN 1")], x=1),
+        CommandRefused,
+        "carry their own parameters",
+    ),
+    "an empty text": (lambda app: app.run_command.send("  "), CommandRefused, "empty"),
+    "deep nesting": (lambda app: app.run_command.send("RETURN " + "(" * 200 + "1" + ")" * 200), CommandRefused, "nest"),
+    "the position's own node": (
+        lambda app: app.run_command.send("MATCH (n:_KafkaPosition) DELETE n"),
+        CommandRefused,
+        "_KafkaPosition",
+    ),
+    "a value without a form": (
+        lambda app: app.run_command.send("RETURN $x", x=object()),
+        ValueNotEncodable,
+        r"parameters\.x",
+    ),
+    "a number too large": (lambda app: app.run_command.send("RETURN $x", x=2**63), ValueNotEncodable, r"parameters\.x"),
+    "a delay": (lambda app: app.run_command.send_with_options(args=("RETURN 1",), delay=5), OptionUnknown, "delayed"),
+    "an unknown option": (
+        lambda app: app.run_command.send_with_options(args=("RETURN 1",), wehn="x"),
+        OptionUnknown,
+        "no option wehn",
+    ),
+    "an unknown query option": (
+        lambda app: app.run_query.send_with_options(args=("RETURN 1",), at_leest=1),
+        OptionUnknown,
+        "no option at_leest",
+    ),
+    "a follow-up": (
+        lambda app: dramatiq.pipeline(
+            [app.run_command.message("RETURN 1"), app.run_query.message("RETURN 1")], broker=app.broker
+        ).run(),
+        CommandRefused,
+        "nothing can follow a command",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "text"), refused.values(), ids=refused.keys())
+def test_what_no_replica_could_apply_is_refused_before_anything_is_sent(
+    app: App, monkeypatch: pytest.MonkeyPatch, call: Callable[[App], object], error: type[Exception], text: str
+) -> None:
+    """No server is there: what reached Kafka would raise another error, after a while."""
+    monkeypatch.setattr(app.broker.topics, "ensure", lambda _spec: 1)
+
+    with pytest.raises(error, match=text):
+        call(app)
+
+
+def test_importing_tasks_connects_to_nothing() -> None:
+    """No thread, no socket, no error, with servers that do not exist."""
+    script = (
+        "import os, threading, tasks\n"
+        "paths = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]\n"
+        "links = [os.readlink(path) for path in paths if os.path.exists(path)]\n"
+        "print(threading.active_count(), [link for link in links if link.startswith('socket:')])\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=UNREACHABLE, check=True)
+
+    assert done.stdout == "1 []\n"
+    assert done.stderr == ""

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brokers.errors import Undecodable
+from brokers.records import Record
+from replica.statement import Command, Statement
+from tasks import wire
+
+
+REPLY_TOPICS = {"response": "p-response", "p-response": "p-response"}
+
+#: Bodies that are neither a message nor a request, and a word of the reason.
+BAD_BODIES = {
+    "garbage bytes": (b"\x00\xff\xfe garbage", "not a Dramatiq message"),
+    "broken UTF-8": (b'{"command": "\xc3\x28"}', "not a Dramatiq message"),
+    "a list": (b"[1, 2]", "not a Dramatiq message"),
+    "a number": (b"5", "not a Dramatiq message"),
+    "nothing": (None, "no value"),
+    "empty": (b"", "not a Dramatiq message"),
+    "a command that is a number": (b'{"command": 5}', "command"),
+    "params that are a list": (b'{"command": "RETURN 1", "params": [1]}', "params"),
+    "an object that says nothing": (b'{"hello": 1}', "not a Dramatiq message"),
+    "a bad typed value": (
+        b'{"command": "RETURN $d", "params": {"d": {"$type": "Date", "_value": "soon"}}}',
+        "parameters.d",
+    ),
+    "deep nesting": (b"[" * 100_000, "not a Dramatiq message"),
+}
+
+
+def record(value: bytes | None, **fields: Any) -> Record:
+    """A record on the command topic."""
+    return Record(
+        **{"topic": "p-command", "partition": 0, "offset": 7, "timestamp_ms": 1, "key": b"k", "value": value} | fields
+    )
+
+
+def message(
+    actor_name: str, *args: Any, kwargs: dict[str, Any] | None = None, options: dict[str, Any] | None = None
+) -> bytes:
+    """A message as Dramatiq writes it."""
+    fields = {"queue_name": "elsewhere", "actor_name": actor_name, "args": list(args), "kwargs": kwargs or {}}
+    return json.dumps(fields | {"options": options or {}, "message_id": "m", "message_timestamp": 1}).encode()
+
+
+def test_a_plain_command_body_becomes_a_command() -> None:
+    """Any Kafka client may write the body of the original interface, with parameters beside it."""
+    body = {"with_key": "command_key", "command": "MERGE (u:User {name: $name})", "params": {"name": "user_1"}}
+
+    found = wire.read_command(record(json.dumps(body).encode()), "command")
+
+    expected = Command(7, (Statement("MERGE (u:User {name: $name})", {"name": "user_1"}),))
+    assert wire.command_of(found, 7) == expected
+
+
+def test_a_plain_query_body_becomes_a_query_that_is_answered_where_it_asks() -> None:
+    """``to`` names a topic with or without the prefix; the answer goes under ``with_key``."""
+    for to in REPLY_TOPICS:
+        body = {"to": to, "with_key": "query_key", "command": "MATCH (u:User) RETURN u"}
+
+        found = wire.read_request(record(json.dumps(body).encode()), "request", REPLY_TOPICS)
+
+        assert found.actor_name == "run_query"
+        assert found.args == ("MATCH (u:User) RETURN u",)
+        assert found.options == {"reply_to": "p-response", "with_key": "query_key"}
+
+
+@pytest.mark.parametrize(("value", "reason"), BAD_BODIES.values(), ids=BAD_BODIES.keys())
+def test_what_is_no_command_is_a_refused_command(value: bytes | None, reason: str) -> None:
+    """A record on the command topic cannot be parked by one replica: it is the same refused command on all of them."""
+    found = wire.read_command(record(value), "command")
+
+    command = wire.command_of(found, 7)
+    assert command.statements == ()
+    assert reason in str(command.refused)
+    assert found == wire.read_command(record(value), "command")
+
+
+@pytest.mark.parametrize(("value", "reason"), BAD_BODIES.values(), ids=BAD_BODIES.keys())
+def test_what_is_no_request_is_undecodable(value: bytes | None, reason: str) -> None:
+    """A record on the request topic is parked with its reason."""
+    with pytest.raises(Undecodable, match=reason):
+        wire.read_request(record(value), "request", REPLY_TOPICS)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | st.from_type(dict).map(repr).map(str.encode))
+def test_nothing_on_the_command_topic_raises(value: bytes) -> None:
+    """Whatever lies there, the replica gets a command."""
+    assert wire.command_of(wire.read_command(record(value), "command"), 7).offset == 7
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["command", "to", "with_key", "params", "actor_name", "args"]), json_values))
+def test_no_json_object_on_either_topic_raises_anything_else(body: dict[str, Any]) -> None:
+    """Shapes of bodies with wrong types are refused or undecodable, never an exception that ends a thread."""
+    value = json.dumps(body).encode()
+
+    wire.command_of(wire.read_command(record(value), "command"), 7)
+    with suppress(Undecodable):
+        wire.read_request(record(value), "request", REPLY_TOPICS)
+
+
+def test_another_actor_on_the_command_topic_is_refused() -> None:
+    """Only commands are applied; the reason names the actor."""
+    found = wire.read_command(record(message("nonsense", "x")), "command")
+
+    assert found.actor_name == "run_command"
+    assert "'nonsense' is no command" in str(wire.command_of(found, 7).refused)
+
+
+def test_a_writer_cannot_make_a_good_command_refused() -> None:
+    """The mark of a refusal is ours: in a message from outside it means nothing."""
+    found = wire.read_command(record(message("run_command", "RETURN 1", options={"refused": "ha"})), "command")
+
+    assert wire.command_of(found, 7) == Command(7, (Statement("RETURN 1", {}),))
+
+
+def test_answers_go_only_to_topics_that_are_allowed() -> None:
+    """A request cannot make a worker write to the command topic, in either form."""
+    bodies = [
+        json.dumps({"to": "command", "with_key": "k", "command": "RETURN 1"}).encode(),
+        message("run_query", "RETURN 1", options={"reply_to": "p-command"}),
+        message("run_query", "RETURN 1", options={"reply_to": ["p-response"]}),
+    ]
+
+    for value in bodies:
+        with pytest.raises(Undecodable, match="answers may go to p-response"):
+            wire.read_request(record(value), "request", REPLY_TOPICS)
+
+
+statements = st.builds(Statement, st.text(max_size=20), st.dictionaries(st.text(max_size=5), st.integers(-99, 99)))
+
+
+@given(st.lists(statements, min_size=1, max_size=4))
+def test_statements_survive_the_way_through_the_log(together: list[Statement]) -> None:
+    """What was packed at the sender is what every replica reads."""
+    args, kwargs = wire.pack(together)
+
+    found = wire.read_command(record(message("run_command", *args, kwargs=kwargs)), "command")
+
+    assert wire.command_of(found, 7) == Command(7, tuple(together))

@@ -180,6 +180,16 @@ def tail(log: Path, since: int = 0, lines: int = 15) -> str:
         return ""
 
 
+def head(log: Path, since: int, size: int = 65_536) -> str:
+    """Return the first *size* bytes of what was written to a log after byte *since*."""
+    try:
+        with log.open("rb") as file:
+            file.seek(since)
+            return file.read(size).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
     """Poll until the condition holds; return whether it did in time."""
     deadline = time.monotonic() + timeout_s

@@ -113,7 +113,7 @@ def _start(request: pytest.FixtureRequest, *names: str) -> dict[str, str]:
     try:
         stack.start(*names)
     except (JarsUnavailable, PackageMissing) as error:
-        _give_up(error)
+        give_up(error)
     return {row.name: row.uri for row in stack.status()}
 
 
@@ -122,7 +122,8 @@ def _server(request: pytest.FixtureRequest, name: str, uri: str) -> Neo4jServer:
     return Neo4jServer(name, uri, *stack.login)
 
 
-def _give_up(error: Exception) -> NoReturn:
+def give_up(error: Exception) -> NoReturn:
+    """Skip because servers cannot be had here, or fail where they must be had."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have servers: {error}")
     pytest.skip(f"no servers here: {error}")

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from replica.driver import connect
 from settings import Settings, environment_names
 from tasks.app import App
 from tests.support import empty, unique, wait_until
@@ -111,6 +112,8 @@ class Replicas:
         consumer = Consumer({"bootstrap.servers": self.kafka, "group.id": unique(), "enable.auto.commit": False})
         try:
             return list(_all(consumer, self.prefix + topic))
+        except KafkaException as exc:  # a topic made this moment has no leader yet: not there, for whoever waits
+            raise AssertionError(str(exc)) from exc
         finally:
             consumer.close()
 
@@ -132,10 +135,8 @@ def replicas_of(
     kafka: str, servers: Sequence[Neo4jServer], logs: Path, *, started: bool = True, **environment: str
 ) -> Iterator[Replicas]:
     """Replicas on emptied databases, with one running worker each unless *started* is false."""
-    from neo4j import GraphDatabase
-
     for server in servers:
-        with GraphDatabase.driver(server.uri, auth=(server.user, server.password)) as driver:
+        with connect(server.uri, server.user, server.password) as driver:
             empty(driver)
     replicas = Replicas(kafka, servers, logs, **environment)
     try:
@@ -149,9 +150,7 @@ def replicas_of(
 
 def value(server: Neo4jServer, text: str, **parameters: Any) -> Any:
     """One value out of a database, asked directly."""
-    from neo4j import GraphDatabase
-
-    with GraphDatabase.driver(server.uri, auth=(server.user, server.password)) as driver:
+    with connect(server.uri, server.user, server.password) as driver:
         result = driver.execute_query(text, parameters_=parameters).records
     return result[0][0] if result else None
 

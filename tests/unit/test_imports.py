@@ -18,12 +18,11 @@ ROOT = Path(__file__).parents[2]
 #: Each room and the rooms that it may import.  `brokers` and `replica` are strangers: they meet in `tasks`.
 MAY_IMPORT = {
     "settings": set(),
-    "metrics": set(),
-    "brokers": {"settings", "metrics"},
-    "replica": {"settings", "metrics"},
-    "tasks": {"settings", "metrics", "brokers", "replica"},
-    "ops": {"settings", "metrics", "brokers", "replica", "tasks"},
-    "cli": {"settings", "metrics", "brokers", "replica", "tasks", "ops"},
+    "brokers": {"settings"},
+    "replica": {"settings"},
+    "tasks": {"settings", "brokers", "replica"},
+    "ops": {"settings", "brokers", "replica", "tasks"},
+    "cli": {"settings", "brokers", "replica", "tasks", "ops"},
 }
 
 #: What a room must not know of the world outside: Kafka's side knows no database, Neo4j's side no queue.
@@ -91,7 +90,7 @@ def _modules() -> dict[str, Path]:
 
 @pytest.mark.parametrize("module", sorted(_modules()))
 def test_a_module_imports_only_what_its_room_may_know(module: str) -> None:
-    """Settings and metrics know nobody, brokers and replica not each other, and only the command line knows ops."""
+    """Settings know nobody, brokers and replica not each other, and only the command line knows ops."""
     file = _modules()[module]
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     assert violations(module, file.read_text(), package=package.removesuffix(".__init__")) == []
@@ -116,7 +115,7 @@ def test_every_room_is_there(room: str) -> None:
         ("replica.apply", "if TYPE_CHECKING:\n    import tasks", "replica.apply imports tasks"),
         ("tasks.actors", "import ops.stack", "tasks.actors imports ops.stack"),
         ("settings", "import brokers", "settings imports brokers"),
-        ("metrics", "from settings import Settings", "metrics imports settings"),
+        ("settings", "from brokers import KafkaBroker", "settings imports brokers"),
         ("ops.stack", "from cli import main", "ops.stack imports cli"),
         ("ops.stack", "import os\nhome = os.environ['HOME']", "ops.stack reads the environment"),
         ("tasks.setup", "from os import getenv", "tasks.setup reads the environment"),
@@ -140,7 +139,7 @@ def test_a_relative_import_is_followed() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("brokers.kafka", "import metrics\nfrom brokers.records import Record\nimport confluent_kafka, dramatiq"),
+        ("brokers.kafka", "import settings\nfrom brokers.records import Record\nimport confluent_kafka, dramatiq"),
         ("replica.apply", "import neo4j\nfrom replica.statement import Position"),
         ("tasks", "import brokers, replica, redis, neo4j, settings"),
         ("settings", "import os\nvalue = os.environ.get('BROKERS')"),

@@ -37,6 +37,7 @@ class Replicas:
         self.environment = environment
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
         self.apps: list[App] = []
+        self.search_path: Path = logs  # where workers find modules besides the project's
 
     def env(self, number: int = 1) -> dict[str, str]:
         server = self.servers[number - 1]
@@ -74,7 +75,7 @@ class Replicas:
             self.workers[number] = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=clean | self.env(number),
+                env=clean | self.env(number) | {"PYTHONPATH": f"{ROOT}:{self.search_path}"},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -174,7 +174,7 @@ class Applier:
 
     def _next(self, commands: Sequence[Command]) -> int:
         known = self._marker.offset if self._marker else -1
-        return next((command.offset for command in commands if command.offset > known), commands[-1].offset)
+        return next((command.offset for command in commands if command.offset > known), known + 1)
 
     def _drive(self, commands: Sequence[Command]) -> None:
         for unit in plan.units(commands, batch=self._batch):

@@ -14,8 +14,11 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import neo4j
+from neo4j.exceptions import DriverError, Neo4jError
 
 from replica import values
+from replica.errors import QueryUnavailable
+from replica.outcomes import code_of, message_of
 from replica.statement import Position
 
 
@@ -61,8 +64,15 @@ def checksum(driver: neo4j.Driver, database: str) -> Checksum:
 
     Takes some seconds per 100,000 elements and about 200 bytes of memory per node (an id and two hashes).
     Neo4j isolates by read-committed: writers must rest while it runs.  They did if `position` is equal before and
-    after, which this function checks; otherwise it raises RuntimeError.
+    after, which this function checks.  Raises `QueryUnavailable` otherwise, and where the server fails.
     """
+    try:
+        return _checksum(driver, database)
+    except (DriverError, Neo4jError, OSError) as error:
+        raise QueryUnavailable(code_of(error), message_of(error)) from error
+
+
+def _checksum(driver: neo4j.Driver, database: str) -> Checksum:
     session = driver.session(database=database, default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCH_SIZE)
     with session, session.begin_transaction() as tx:
         before = _position(tx)
@@ -71,7 +81,8 @@ def checksum(driver: neo4j.Driver, database: str) -> Checksum:
         total.add_relationships(tx, hashes)
         total.add_schema(tx)
         if _position(tx) != before:
-            raise RuntimeError("commands were applied while the checksum ran: pause the applier and try again")
+            message = "commands were applied while the checksum ran: pause the applier and try again"
+            raise QueryUnavailable("Replica.PositionMoved", message)
     return Checksum(total.nodes, total.relationships, total.digest(), before)
 
 

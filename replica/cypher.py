@@ -48,6 +48,10 @@ _CHAIN_ENDS: Final = frozenset([",", "|", ";", "SET", "MATCH", "MERGE", "CREATE"
 _ARROW: Final = frozenset("[]-<>")
 _INDEX_KINDS: Final = frozenset(["RANGE", "TEXT", "POINT", "LOOKUP", "FULLTEXT", "VECTOR", "BTREE"])
 _UNWRAPPABLE_START: Final = frozenset(["EXPLAIN", "PROFILE", "CYPHER", "USE", "SHOW", "TERMINATE", "ALTER"])
+_ADMINISTRATION: Final = frozenset(
+    ["SHOW", "TERMINATE", "GRANT", "DENY", "REVOKE", "ALTER", "START", "STOP", "RENAME", "ENABLE", "DRYRUN"]
+)
+_ADMINISTERED: Final = frozenset(["USER", "ROLE", "DATABASE", "ALIAS"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,27 +336,20 @@ def refusal(text: str) -> str | None:
 
 
 def _refused_kind(seen: Sequence[str]) -> str | None:
-    start = seen[0] if seen else ""
-    if start in {
-        "SHOW",
-        "TERMINATE",
-        "GRANT",
-        "DENY",
-        "REVOKE",
-        "ALTER",
-        "START",
-        "STOP",
-        "RENAME",
-        "ENABLE",
-        "DRYRUN",
-    }:
-        return f"{start} is administration of one server; it is not replicated: run it on each server"
-    if start in {"CREATE", "DROP"} and set(seen[1:4]) & {"USER", "ROLE", "DATABASE", "ALIAS"} and "(" not in seen[1:3]:
-        return f"{start} of users, roles and databases is not replicated: run it on each server"
-    if start in {"EXPLAIN", "PROFILE"}:
-        return f"{start} is for a person at one server, not for the log"
-    if start == "USE":
+    if _administers(seen):
+        return "administration of a server is not replicated: run it on each server"
+    if seen[:1] in {("EXPLAIN",), ("PROFILE",)}:
+        return "EXPLAIN and PROFILE are for a person at one server, not for the log"
+    if seen[:1] == ("USE",):
         return "USE names another graph; a replica has one database"
+    if loads_csv(seen):
+        return "LOAD CSV reads what may differ between replicas: send the rows as a parameter, UNWIND $rows AS row"
     if runs_in_transactions(seen):
         return "IN TRANSACTIONS commits in pieces, so it cannot share a transaction with the position: send batches"
     return None
+
+
+def _administers(seen: Sequence[str]) -> bool:
+    if seen[:1] in {("CREATE",), ("DROP",)}:
+        return bool(_ADMINISTERED & set(seen[1:4])) and not {"(", "="} & set(seen[1:4])
+    return bool(seen) and seen[0] in _ADMINISTRATION

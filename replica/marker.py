@@ -68,6 +68,7 @@ RETURN __m.offset AS offset
 #: Properties that ADVANCE itself sets or removes; taken off the counters.
 ADVANCE_PROPERTIES: Final = 5
 
+CONSTRAINT_NAME: Final = "kafka_position"
 CONSTRAINT: Final = """
 CREATE CONSTRAINT kafka_position IF NOT EXISTS
 FOR (m:_KafkaPosition) REQUIRE (m.topic, m.partition) IS UNIQUE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from replica import cypher, values
+from replica import cypher, marker, values
 from replica.statement import Outcome
 
 
@@ -75,7 +75,10 @@ def _schema_verdict(command: Command) -> Outcome | None:
     if len(command.statements) > 1:
         return _rejected(command, UNSUPPORTED, "a schema change stands alone: Neo4j does not mix it with anything else")
     statement = command.statements[0]
-    if cypher.schema_name(statement.text, statement.parameters) is None:
+    name = cypher.schema_name(statement.text, statement.parameters)
+    if name == marker.CONSTRAINT_NAME:
+        return _rejected(command, UNSUPPORTED, f"{name} is the constraint that guards the replica's position")
+    if name is None:
         reason = "give the index or constraint a name: the names that Neo4j generates differ between its versions"
         return _rejected(command, UNNAMED, reason)
     return None

@@ -52,7 +52,12 @@ def offset_text(value: Any) -> str:
 
 
 def zone_name(value: DateTime | dt.datetime) -> str | None:
-    """The name of the zone, of pytz or of zoneinfo; None for a fixed offset."""
+    """The name of the zone, of pytz or of zoneinfo; None for a fixed offset.
+
+    The driver gives pytz's UTC for the offset zero and for the zone of that name; the offset is what people store.
+    """
+    if value.tzinfo is pytz.UTC:
+        return None
     zone = getattr(value.tzinfo, "zone", None) or getattr(value.tzinfo, "key", None)
     return zone if isinstance(zone, str) else None
 
@@ -89,7 +94,7 @@ def parse_time(text: str) -> Time:
     hour, minute, second, nanosecond, offset, zone = _clock_parts(text)
     if zone:
         raise ValueError(text)
-    return Time(hour, minute, second, nanosecond, _fixed(offset) if offset else None)
+    return Time(hour, minute, second, nanosecond, _fixed_for_time(offset) if offset else None)
 
 
 def parse_datetime(text: str) -> DateTime:
@@ -139,6 +144,14 @@ def _fixed(offset: str) -> dt.tzinfo:
     hours, minutes, *seconds = offset[1:].split(":")
     delta = dt.timedelta(hours=int(hours), minutes=int(minutes), seconds=int(seconds[0]) if seconds else 0)
     return dt.timezone(-delta if offset[0] == "-" else delta)
+
+
+def _fixed_for_time(offset: str) -> dt.tzinfo:
+    """The driver sends a time only with a zone of pytz, which counts in minutes."""
+    fixed = _fixed(offset)
+    minutes, rest = divmod(int((fixed.utcoffset(None) or dt.timedelta()).total_seconds()), 60)
+    zone: dt.tzinfo = fixed if rest else pytz.FixedOffset(minutes)
+    return zone
 
 
 def _zone(name: str) -> Any:

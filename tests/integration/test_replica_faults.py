@@ -80,6 +80,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(neo4j: Any) -> Iterator[Proxy]:
+    """A proxy in front of the first server."""
     proxy = Proxy(neo4j.uri)
     yield proxy
     proxy.close()
@@ -95,10 +96,12 @@ def replica(driver: Driver, proxy: Proxy, neo4j: Any) -> Iterator[Applier]:
 
 
 def command(offset: int, text: str = TEXT, **parameters: Any) -> Command:
+    """A command of one statement."""
     return Command(offset, (Statement(text, parameters or {"id": 1}),))
 
 
 def count(driver: Driver) -> int:
+    """How often the counter was incremented."""
     return int(driver.execute_query("MATCH (u:User) RETURN u.n AS n", database_="neo4j").records[0]["n"])
 
 

@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
 
 def command(offset: int, text: str, **parameters: Any) -> Command:
+    """A command of one statement."""
     return Command(offset, (Statement(text, parameters),))
 
 
 def recovered(driver: Driver) -> Applier:
+    """An applier that knows its position."""
     applier = Applier(driver, database="neo4j", topic="command", topic_id="id")
     applier.recover(0)
     return applier
 
 
 def marker(driver: Driver) -> Marker:
+    """What the graph says."""
     with driver.session(database="neo4j") as session:
         found = Key("command", 0).read(session)
     assert found is not None
@@ -41,6 +44,7 @@ def steps(driver: Driver, change: Command) -> SchemaChange:
 
 
 def names(driver: Driver) -> set[str]:
+    """The indexes and constraints that commands made."""
     records = driver.execute_query("SHOW INDEXES YIELD name, type WHERE type <> 'LOOKUP'", database_="neo4j").records
     return {record["name"] for record in records} - {"kafka_position"}
 

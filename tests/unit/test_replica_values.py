@@ -4,10 +4,10 @@ import datetime as dt
 import json
 import math
 import zoneinfo
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytz
+import pytz  # type: ignore[import-untyped]  # ships no types
 from hypothesis import given
 from hypothesis import strategies as st
 from neo4j import Record
@@ -18,6 +18,9 @@ from neo4j.vector import Vector
 from replica.errors import ValueNotDecodable, ValueNotEncodable
 from replica.values import Node, Path, Relationship, decode, encode
 
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NANOSECONDS = st.integers(0, 999_999_999)
 OFFSETS = st.integers(-18 * 60, 18 * 60).map(lambda minutes: dt.timezone(dt.timedelta(minutes=minutes)))
@@ -40,13 +43,11 @@ SCALARS = st.one_of(
     st.builds(DateTime, *DAY, *CLOCK, OFFSETS),
     st.builds(
         lambda seconds, nanoseconds, zone: pytz.timezone(zone).fromutc(
-            DateTime.from_native(dt.datetime(1980, 1, 1) + dt.timedelta(seconds=seconds)).replace(
-                nanosecond=nanoseconds
-            )
+            (DateTime(1980, 1, 1) + Duration(seconds=seconds)).replace(nanosecond=nanoseconds)
         ),
         st.integers(0, 2_000_000_000),
         NANOSECONDS,
-        st.sampled_from(["Europe/Paris", "America/New_York", "Asia/Kathmandu", "UTC"]),
+        st.sampled_from(["Europe/Paris", "America/New_York", "Asia/Kathmandu"]),
     ),
     st.builds(
         lambda months, days, nanoseconds: Duration(months=months, days=days, nanoseconds=nanoseconds),
@@ -71,17 +72,26 @@ def same(a: Any, b: Any) -> bool:
     """Equal, of one type, with signed zeros, NaN and zones told apart as Neo4j tells them apart."""
     if type(a) is not type(b):
         return False
-    if isinstance(a, float):
-        return math.copysign(1, a) == math.copysign(1, b) and (a == b or (math.isnan(a) and math.isnan(b)))
-    if isinstance(a, Point):
-        return a.srid == b.srid and all(map(same, a, b))
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)) and not isinstance(a, Duration):
+    if isinstance(a, list):
         return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, (DateTime, Time)):
-        return a.iso_format() == b.iso_format() and getattr(a.tzinfo, "zone", None) == getattr(b.tzinfo, "zone", None)
-    return bool(a == b)
+    return bool(fingerprint(a) == fingerprint(b))
+
+
+def fingerprint(value: Any) -> Any:
+    """What tells two scalars apart."""
+    match value:
+        case float():
+            return math.copysign(1, value), repr(value)
+        case Point():
+            return value.srid, [fingerprint(number) for number in value]
+        case Time():
+            return value.iso_format()
+        case DateTime():
+            return value.iso_format(), getattr(value.tzinfo, "zone", None)
+        case _:
+            return value
 
 
 @given(VALUES)
@@ -89,19 +99,7 @@ def test_every_value_survives_json(value: Any) -> None:
     """Types, nanoseconds, zones, signed zero, NaN, 64 bits, and maps that look like typed values."""
     text = json.dumps(encode(value), allow_nan=False)
     back = decode(json.loads(text))
-    if isinstance(value, float) and math.isnan(value):
-        assert math.isnan(back)
-    else:
-        assert same(decode(json.loads(json.dumps(encode(back)))), back)
-        assert same(value, back) or _has_nan(value)
-
-
-def _has_nan(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return any(map(_has_nan, value))
-    if isinstance(value, dict):
-        return any(map(_has_nan, value.values()))
-    return isinstance(value, float) and math.isnan(value)
+    assert same(value, back)
 
 
 @given(
@@ -169,7 +167,8 @@ def test_vectors_keep_their_coordinates_type(kind: str) -> None:
 
 def test_records_become_maps() -> None:
     """A query function may return records; their columns keep their names."""
-    assert encode([Record({"a": 1, "b": Duration(days=1)})]) == [
+    make: Callable[..., Record] = Record
+    assert encode([make({"a": 1, "b": Duration(days=1)})]) == [
         {"a": 1, "b": {"$type": "Duration", "_value": "P0M1DT0S"}}
     ]
 

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from neo4j.time import DateTime
+
+from replica.apply import Applier
+from replica.errors import QueryRejected
+from replica.query import Queries
+from replica.statement import Command, Position, Statement
+from replica.values import decode, encode
+
+
+if TYPE_CHECKING:
+    from neo4j import Driver, Transaction
+
+
+@pytest.fixture
+def queries(driver: Driver) -> Queries:
+    """Two users and one node without labels, at offset 0."""
+    applier = Applier(driver, database="neo4j", topic="command", topic_id="id")
+    applier.recover(0)
+    text = (
+        "CREATE (:User {name: 'a', age: 1})-[:KNOWS {since: date('2024-01-01')}]->(:User {name: 'b'}), ({bare: true})"
+    )
+    applier.apply([Command(0, (Statement(text),))])
+    return Queries(driver, database="neo4j")
+
+
+def rows(queries: Queries, text: str, **parameters: Any) -> list[Any]:
+    """All rows of a query."""
+    with queries.run(text, parameters) as found:
+        return list(found)
+
+
+def refused(queries: Queries, text: str, **parameters: Any) -> str:
+    """The last part of the code that the query is refused with."""
+    with pytest.raises(QueryRejected) as error:
+        rows(queries, text, **parameters)
+    return error.value.code.rpartition(".")[2]
+
+
+def test_every_column_comes_back_with_its_name_and_the_position(queries: Queries) -> None:
+    """All of them, in order, typed."""
+    text = "MATCH (u:User) RETURN u.name AS name, u.age AS age, date('2024-02-29') AS day ORDER BY name"
+    with queries.run(text) as found:
+        assert found.columns == ("name", "age", "day")
+        day = {"$type": "Date", "_value": "2024-02-29"}
+        assert list(found) == [["a", 1, day], ["b", None, day]]
+        assert found.position == Position("command", "id", 0, 0)
+        assert not found.truncated
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MATCH(n:User) RETURN n",
+        "match (n:User) return n;",
+        "// comment\nMATCH (n:User) RETURN n // MERGE",
+        "MATCH (n:User) WHERE 'CREATE' <> 'DELETE' RETURN n",
+        "CALL { MATCH (n:User) RETURN n } RETURN n",
+        "MATCH (n:User) WITH n AS `set` RETURN `set`",
+    ],
+)
+def test_reads_are_known_by_the_server_and_not_by_their_spelling(queries: Queries, text: str) -> None:
+    """Blanks, case, comments and keywords inside strings decide nothing."""
+    assert len(rows(queries, text)) == 2
+
+
+def test_nodes_without_labels_and_whole_paths_come_back(queries: Queries) -> None:
+    """Labels, types, ids and properties."""
+    [[node]] = rows(queries, "MATCH (n {bare: true}) RETURN n")
+    assert decode(node).labels == frozenset()
+    [[path]] = rows(queries, "MATCH p = (:User {name: 'a'})-[:KNOWS]->() RETURN p")
+    found = decode(path)
+    assert [node.properties["name"] for node in found.nodes] == ["a", "b"]
+    assert found.relationships[0].type == "KNOWS"
+    assert found.relationships[0].properties["since"].iso_format() == "2024-01-01"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE (:X)",
+        "MATCH (n:User) DELETE n",
+        "MATCH(n:User) SET n.x = 1 RETURN n",
+        "MERGE (n:User {name: 'a'}) RETURN n",
+        "CALL { CREATE (:X) } RETURN 1 AS x",
+        "CREATE INDEX i FOR (n:X) ON (n.a)",
+        "MATCH (n:User) CALL (n) { SET n.x = 1 } IN TRANSACTIONS",
+        "FOREACH (i IN [1] | CREATE (:X))",
+        "MATCH (n:User) RETURN n NEXT CREATE (:X)",
+        "CALL db.createLabel('X')",
+        "PROFILE CREATE (:X)",
+        "CREATE USER x SET PASSWORD 'secret-secret'",
+        "SHOW DATABASES",
+        "SHOW USERS",
+        "SHOW TRANSACTIONS",
+        "SHOW SETTINGS",
+        "TERMINATE TRANSACTIONS 'neo4j-transaction-1'",
+        "LOAD CSV FROM 'file:///etc/passwd' AS line RETURN line",
+        "LOAD/**/CSV FROM 'http://127.0.0.1/' AS line RETURN line",
+        "\\u004cOAD CSV FROM 'file:///etc/passwd' AS line RETURN line",
+        "CALL dbms.killConnection('bolt-1')",
+        "CALL `dbms`.`listConfig`() YIELD name RETURN name",
+        "CALL db.clearQueryCaches()",
+        "CALL db.awaitIndexes(300)",
+        "CALL tx.setMetaData({a: 1})",
+        "CALL apoc.load.json('http://127.0.0.1/')",
+        "RETURN " + "[" * 400 + "]" * 400 + " AS x",
+        "RETURN " + "+".join(["1"] * 2000) + " AS x",
+    ],
+)
+def test_nothing_but_reads_of_this_graph_is_answered(driver: Driver, queries: Queries, text: str) -> None:
+    """Writes, administration, files, addresses and other people's work are refused, and nothing happened."""
+    before = driver.execute_query("MATCH (n) RETURN count(n)", database_="neo4j").records[0][0]
+    assert refused(queries, text)
+    assert driver.execute_query("MATCH (n) RETURN count(n)", database_="neo4j").records[0][0] == before
+
+
+def test_the_callers_mistakes_have_the_servers_code(queries: Queries) -> None:
+    """So that a caller can tell what to mend."""
+    assert refused(queries, "MATCH (n RETURN n") == "SyntaxError"
+    assert refused(queries, "RETURN $gone AS x") == "ParameterMissing"
+    assert refused(queries, "UNWIND [1, 0] AS x RETURN 1 / x AS y") == "ArithmeticError"
+    assert refused(queries, "RETURN $x AS x", x=2**70) == "ParameterNotEncodable"
+    assert refused(queries, "") == "SyntaxError"
+
+
+def test_results_are_cut_at_the_limits_and_say_so(driver: Driver, queries: Queries) -> None:
+    """By rows, by bytes; a result of just the limit's size is whole."""
+    for limit, size, truncated in ((10, 11, True), (10, 10, False), (0, 1, True), (0, 0, False)):
+        with queries.run("UNWIND range(1, $n) AS i RETURN i", {"n": size}, max_rows=limit) as found:
+            assert len(list(found)) == min(limit, size)
+            assert found.truncated is truncated
+    small = Queries(driver, database="neo4j", max_bytes=10_000)
+    with small.run("UNWIND range(1, 1000) AS i RETURN $text AS text", {"text": "x" * 1000}) as found:
+        assert 5 < len(list(found)) < 11
+        assert found.truncated
+
+
+def test_an_endless_result_can_be_left_early(queries: Queries) -> None:
+    """Rows are streamed; what is not read is dropped at the server."""
+    started = time.monotonic()
+    with queries.run("UNWIND range(1, 2000000) AS i RETURN i", max_rows=5) as found:
+        assert [row[0] for row in found] == [1, 2, 3, 4, 5]
+        assert found.truncated
+    assert time.monotonic() - started < 20
+
+
+def test_a_query_that_takes_too_long_is_the_callers_fault(queries: Queries) -> None:
+    """The time limit ends it at the server."""
+    text = "UNWIND range(1, 100000000) AS i RETURN sum(i % 7) AS s"
+    with pytest.raises(QueryRejected) as error, queries.run(text, timeout_s=0.5) as found:
+        list(found)
+    assert "Tim" in error.value.code
+
+
+def test_a_query_function_runs_in_a_read_transaction(queries: Queries) -> None:
+    """It gets the transaction and its arguments; what it returns is encoded."""
+
+    def ages(tx: Transaction, least: int, *, name: str) -> list[dict[str, Any]]:
+        result = tx.run(
+            "MATCH (u:User) WHERE u.age >= $least AND u.name = $name RETURN u.age AS age", least=least, name=name
+        )
+        return [dict(record) for record in result]
+
+    read = queries.read(ages, (1,), {"name": "a"})
+    assert (read.value, read.position) == ([{"age": 1}], Position("command", "id", 0, 0))
+
+    def write(tx: Transaction) -> None:
+        tx.run("CREATE (:X)").consume()
+
+    with pytest.raises(QueryRejected):
+        queries.read(write)
+
+    def broken(tx: Transaction) -> None:
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError):
+        queries.read(broken)
+
+    with pytest.raises(QueryRejected, match="has no place"):
+        queries.read(lambda _tx: object())
+
+
+def test_a_graph_that_follows_no_log_has_no_position(driver: Driver) -> None:
+    """Queries work before the first command."""
+    queries = Queries(driver, database="neo4j")
+    assert queries.position() is None
+    assert rows(queries, "RETURN 1 AS x") == [[1]]
+
+
+VALUES = [
+    "null",
+    "true",
+    "42",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "1.5",
+    "-0.0",
+    "0.0 / 0.0",
+    "1 / 0.0",
+    "'é😀\u2028'",
+    "[1, 'a', null]",
+    "{a: 1, `$type`: 'Date', _value: [1]}",
+    "date('2024-02-29')",
+    "time('12:00:00.000000001+01:30')",
+    "localtime('23:59:59.999999999')",
+    "datetime('2024-10-27T02:30:00.000000001+01:00[Europe/Paris]')",
+    "datetime('2024-10-27T02:30:00+02:00[Europe/Paris]')",
+    "datetime('2024-01-01T00:00:00-03:00')",
+    "datetime('1700-01-01T00:00:00Z')",
+    "localdatetime('2024-01-01T00:00:00.123456789')",
+    "duration('P14M3DT4.5S')",
+    "duration({months: -1, days: 1, seconds: -1, nanoseconds: 1})",
+    "point({x: 1.5, y: -2})",
+    "point({x: 1, y: 2, z: 3})",
+    "point({longitude: 1, latitude: 2})",
+    "point({longitude: 1, latitude: 2, height: 3})",
+]
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_every_value_returns_to_the_server_as_it_came(queries: Queries, text: str) -> None:
+    """Out of a query, through JSON, into a command's parameter: the server finds it equal, and of the same type."""
+    [[encoded]] = rows(queries, f"RETURN {text} AS x")
+    back = decode(json.loads(json.dumps(encoded, allow_nan=False)))
+    check = f"RETURN $x = {text} OR ($x IS NULL AND {text} IS NULL) OR ($x <> $x) AS same, toString($x) AS text"
+    if text[0] == "{":
+        check = f"RETURN $x = {text} AS same, null AS text"
+    if text[0] == "[":
+        check = "RETURN $x[0] = 1 AND $x[1] = 'a' AND $x[2] IS NULL AND size($x) = 3 AS same, null AS text"
+    [[same, shown]] = rows(queries, check, x=back)
+    assert same
+    if text[0] not in "[{" and not text.startswith("point"):
+        [[expected]] = rows(queries, f"RETURN toString({text}) AS text")
+        assert shown == expected
+
+
+def test_bytes_return_as_they_came(queries: Queries) -> None:
+    """Neo4j has no literal for them."""
+    [[encoded]] = rows(queries, "RETURN $x AS x", x=b"\x00\xff")
+    assert decode(encoded) == b"\x00\xff"
+
+
+def test_vectors_return_as_they_came(driver: Driver, queries: Queries) -> None:
+    """Where the server knows them."""
+    if driver.get_server_info().agent.startswith("Neo4j/5"):
+        pytest.skip("no vectors before 2025")
+    [[encoded]] = rows(queries, "CYPHER 25 RETURN vector([1.5, 0.1], 2, FLOAT32) AS x")
+    [[again]] = rows(queries, "RETURN $x AS x", x=decode(json.loads(json.dumps(encoded))))
+    assert again == encoded
+
+
+def test_values_of_the_driver_and_of_python_are_stored_alike(driver: Driver, queries: Queries) -> None:
+    """A parameter encoded at the sender is, decoded, what the driver would have sent."""
+    import datetime as dt
+
+    moment = dt.datetime(2024, 1, 1, 12, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+    assert decode(encode(moment)) == DateTime.from_native(moment)
+    [[same]] = rows(queries, "RETURN $a = $b AS same", a=decode(encode(moment)), b=moment)
+    assert same

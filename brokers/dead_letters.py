@@ -1,6 +1,7 @@
 """Parking what cannot be done, with the reason, where a person finds it: the topic ``<queue>.XQ``.
 
-The value is the record's own, untouched, so that it can be sent again as it was.
+The value is the record's own, untouched, so that it can be sent again as it was.  Only of a value too large for a
+dead-letter topic no more than the beginning is kept; the record itself stays where it was.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 REASON_CHARS = 1000
 TRACEBACK_CHARS = 4000
 
+#: Bytes of a value that every dead-letter topic takes, and what is kept of a larger one.
+VALUE_BYTES = 1_000_000
+BEGINNING_BYTES = 64_000
+
 
 def dead_letter(record: Record, queue: Queue, *, error: str, reason: str, traceback: str = "") -> Outgoing:
     """The record to put on *queue*'s dead-letter topic for *record*.
@@ -36,8 +41,12 @@ def dead_letter(record: Record, queue: Queue, *, error: str, reason: str, traceb
         "xq.traceback": traceback[-TRACEBACK_CHARS:],
         "xq.worker": f"{socket.gethostname()}:{os.getpid()}",
     }
+    value = record.value
+    if value is not None and len(value) > VALUE_BYTES:
+        about["xq.cut"] = f"{len(value)} bytes"
+        value = value[:BEGINNING_BYTES]
     headers = {
         **record.headers,
         **{name: text.encode("utf-8", "backslashreplace") for name, text in about.items() if text},
     }
-    return Outgoing(queue.dead_letters.name, record.value, record.key, headers)
+    return Outgoing(queue.dead_letters.name, value, record.key, headers)

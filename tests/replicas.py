@@ -103,7 +103,7 @@ class Replicas:
 
     def produce(self, topic: str, *values: bytes | None, key: bytes | None = None) -> None:
         """Put plain records on a topic, as any Kafka client would."""
-        producer = Producer({"bootstrap.servers": self.kafka})
+        producer = Producer({"bootstrap.servers": self.kafka, "message.max.bytes": 10_000_000})
         for value in values:
             producer.produce(self.prefix + topic, value, key)
         assert producer.flush(10) == 0

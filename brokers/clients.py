@@ -1,67 +1,89 @@
-"""The settings that every Kafka client of this package shares, and what a client has to say about its servers."""
+"""Making Kafka clients: the settings that all of them share, and what they have to say about their servers."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import socket
-import threading
 import time
-from typing import TYPE_CHECKING, Any
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import confluent_kafka
+from confluent_kafka.admin import AdminClient as _AdminClient
+
+from brokers.errors import WrongSetting
 
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from confluent_kafka import KafkaError
 
-#: Librdkafka says the same line several times a second while a server is away; once in this time is enough, in seconds.
+C = TypeVar("C")
+
+#: Clients say the same thing several times a second while a server is away; once in this time is enough, in seconds.
 LOG_EVERY_S = 10.0
+
+#: A complaint that is older than this, in seconds, does not explain what fails now.
+STALE_S = 60.0
+
+#: librdkafka's facilities that only repeat what the error callback hears.
+REPEATED = frozenset({"FAIL", "ERROR"})
 
 logger = logging.getLogger("brokers.kafka")
 
 
+class Seldom:
+    """Says whether something that happens often is due to be told again."""
+
+    def __init__(self, every_s: float = LOG_EVERY_S) -> None:
+        self._every_s = every_s
+        self._told: dict[str, float] = {}
+
+    def due(self, what: str = "") -> bool:
+        """True the first time for *what*, and then once in a while."""
+        now = time.monotonic()
+        if now - self._told.get(what, -self._every_s) < self._every_s:
+            return False
+        self._told[what] = now
+        return True
+
+
 class Health:
-    """The last thing that a client said about its servers.
+    """The last thing that clients said about their servers.
 
     A wrong password, a server that is down and an unknown host all look like a time-out to the call that fails; only
-    the client's error callback knows which it was.
+    the error callback knows which it was.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._text: str | None = None
-        self._logged_at = 0.0
+        self._last: tuple[float, str] | None = None
+        self._seldom = Seldom()
 
     def on_error(self, error: KafkaError) -> None:
-        """The client's ``error_cb``: remembers, and logs now and then."""
-        with self._lock:
-            self._text = error.str()
-            now = time.monotonic()
-            if now - self._logged_at < LOG_EVERY_S:
-                return
-            self._logged_at = now
-        logger.warning("kafka_client_error code=%s text=%s", error.name(), error.str())
+        """The clients' ``error_cb``: remembers, and logs now and then."""
+        self._last = (time.monotonic(), error.str())
+        if self._seldom.due():
+            logger.warning("kafka_client_error code=%s text=%s", error.name(), error.str())
 
     def why(self) -> str:
-        """The last complaint, for the end of an error message; empty when there was none."""
-        with self._lock:
-            return f" ({self._text})" if self._text else ""
+        """The last complaint, for the end of an error message; empty when there was none lately."""
+        last = self._last
+        return f" ({last[1]})" if last is not None and time.monotonic() - last[0] < STALE_S else ""
 
 
 class _Quiet(logging.Filter):
-    """Lets the same librdkafka facility through once in a while."""
+    """Lets each of librdkafka's facilities through once in a while, and those that repeat the error callback never."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[str, float] = {}
+        self._seldom = Seldom()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        facility = record.getMessage()[:24]
-        now = time.monotonic()
-        if now - self._seen.get(facility, -LOG_EVERY_S) < LOG_EVERY_S:
-            return False
-        self._seen[facility] = now
-        return True
+        facility = record.getMessage().partition(" ")[0]
+        return facility not in REPEATED and self._seldom.due(facility)
 
 
 def client_logger() -> logging.Logger:
@@ -86,3 +108,48 @@ def base_config(settings: Mapping[str, Any], health: Health) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 2000,  # a server that is back is used within two seconds
         **settings,
     }
+
+
+class Producer(confluent_kafka.Producer):
+    """confluent-kafka's, that weak references can point at."""
+
+
+class Consumer(confluent_kafka.Consumer):
+    """As `Producer`."""
+
+
+class AdminClient(_AdminClient):
+    """As `Producer`."""
+
+
+#: The clients of this process, so that a forked child can keep its hands off them.
+_clients: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def opened(kind: Callable[..., C], config: Mapping[str, Any]) -> C:
+    """A client of that *kind*.  It connects at its first use.
+
+    Raises:
+      WrongSetting: librdkafka does not take the configuration.
+    """
+    try:
+        client = kind(dict(config), logger=client_logger())
+    except confluent_kafka.KafkaException as exc:
+        raise WrongSetting(f"Kafka's client refuses its settings: {exc.args[0].str()}") from exc
+    _clients.add(client)
+    return client
+
+
+def _keep_inherited() -> None:
+    """In a forked child: never destroy the parent's clients.
+
+    Their threads are not here.  Destroying one waits for them, a second each, and ends in a segmentation fault when the
+    interpreter shuts down.
+    """
+    for client in list(_clients):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+    _clients.clear()
+
+
+# Any thread's lock may be held at a fork, so nothing here takes one.
+os.register_at_fork(after_in_child=_keep_inherited)

@@ -6,11 +6,14 @@
     │   │   └── Unreachable        no Kafka server answers; nothing was sent
     │   └── ConnectionClosed
     │       ├── DeliveryUnknown    no confirmation in time; the message may be in the log
-    │       └── ConsumerStopped    the thread that reads from Kafka has ended; Dramatiq opens a new one
+    │       ├── ConsumerStopped    the thread that reads from Kafka has ended; Dramatiq opens a new one
+    │       └── ParkingFailed      a message cannot be put on its dead-letter topic; it stays unfinished
     └── KafkaError
         ├── DeliveryRefused        Kafka said no: too large, not allowed, no such topic
         ├── DelayRefused           this broker has no delayed messages
         ├── WrongTopic             a topic is not as its queue needs it
+        ├── WrongKey               a message's key is neither text nor number
+        ├── WrongSetting           Kafka's client does not take its settings
         └── Undecodable            a record is not a message; it is parked
     StartError
     ├── StartUnknown               the place to start from is out of reach just now
@@ -66,16 +69,33 @@ class ConsumerStopped(_Said, dramatiq_errors.ConnectionClosed):
     retryable = True
 
 
+class ParkingFailed(_Said, dramatiq_errors.ConnectionClosed):
+    """A message cannot be put on its dead-letter topic; it stays unfinished, and parking it is tried again.
+
+    A connection error in Dramatiq's eyes: those are the ones after which it acks again.
+    """
+
+    retryable = True
+
+
 class DeliveryRefused(KafkaError):
     """Kafka said no, and would again."""
 
 
 class DelayRefused(KafkaError):
-    """A delay was asked for, and this broker has no delayed messages."""
+    """A delay was asked for, and this broker has no delayed messages (a retry with backoff is one, too)."""
 
 
 class WrongTopic(KafkaError):
     """A topic is not as its queue needs it; the text says what to change."""
+
+
+class WrongKey(KafkaError):
+    """A message's option ``key`` is neither a text nor a whole number."""
+
+
+class WrongSetting(KafkaError):
+    """Kafka's client does not take its settings; the text says which."""
 
 
 class Undecodable(KafkaError):

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from contextlib import contextmanager
-from dataclasses import replace
+import weakref
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
-from confluent_kafka.admin import AdminClient
 from dramatiq.common import q_name
 from dramatiq.errors import QueueNotFound
-from dramatiq.middleware import Middleware, default_middleware
+from dramatiq.middleware import SkipMessage, default_middleware
 
-from brokers import records
-from brokers.clients import Health, base_config, client_logger
+from brokers import clients
+from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
-from brokers.errors import DelayRefused, WrongTopic
+from brokers.errors import WrongTopic
 from brokers.groups import Groups
-from brokers.producer import Delivery, Pending, Producer
+from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
+from brokers.sending import Sending
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from dramatiq.middleware import Middleware
 
     from brokers.assignment import Blocked
     from brokers.records import Outgoing
     from brokers.topics import Decode, Start
+
+logger = logging.getLogger("brokers.kafka")
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
 DELIVERY_TIMEOUT_S = 8.0
@@ -38,11 +43,14 @@ DELIVERY_TIMEOUT_S = 8.0
 #: Actor options that describe the queue, not the actor.
 QUEUE_OPTIONS = frozenset({"ordered", "batch"})
 
+#: Actor options that would make a failed message leave its place.
+RETRY_OPTIONS = ("max_retries", "retry_when", "on_retry_exhausted")
+
 
 class KafkaBroker(dramatiq.Broker):
     """A Dramatiq broker on Apache Kafka.
 
-    Constructing it does no I/O; clients are made at first use, in each process anew.  A queue ``q`` is the topic
+    Constructing it does no I/O; clients are made at first use, and anew in a forked child.  A queue ``q`` is the topic
     ``<prefix>q``, made on first use; its failed messages are parked on ``<prefix>q.XQ``.
 
     Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place) and ``batch=n``
@@ -61,6 +69,9 @@ class KafkaBroker(dramatiq.Broker):
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
     """
 
+    producer: Producer
+    topics: Topics
+
     def __init__(
         self,
         bootstrap_servers: str = "localhost:9092",
@@ -72,23 +83,26 @@ class KafkaBroker(dramatiq.Broker):
         group_protocol: str = "classic",
         **client: Any,
     ) -> None:
-        given = [m() for m in default_middleware] if middleware is None else middleware
-        self._guard = _EnqueueGuard()
-        super().__init__([self._guard, *given])
+        super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
         self.prefix = prefix
         self.group_id = group_id
         self.actor_options |= QUEUE_OPTIONS
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
         self._timeout_s = delivery_timeout_s
-        self._lock = threading.RLock()
+        self._begin_process()
+        os.register_at_fork(after_in_child=_weakly(self._begin_process))
+
+    def _begin_process(self) -> None:
+        """Nothing of a parent process can be used in a forked child: not its clients, and not a lock that it held."""
+        self._lock = threading.Lock()
         self._health = Health()
-        self._admins: dict[int, AdminClient] = {}  # by process; kept alive, since futures of a dropped one never end
-        self._consumers: dict[tuple[int, str], GroupConsumer] = {}
-        self._batches = threading.local()
-        self.producer = Producer(self._settings, delivery_timeout_s=delivery_timeout_s)
-        self.topics = Topics(self._admin, delivery_timeout_s)
-        self._groups = Groups(self._admin, self.topics, delivery_timeout_s)
+        self._admin_client: clients.AdminClient | None = None
+        self._consumers: dict[str, GroupConsumer] = {}  # by group
+        self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
+        self.topics = Topics(self._admin, self._timeout_s)
+        self._sending = Sending(self)
+        self._groups = Groups(self._admin, self.topics, self._timeout_s)
 
     @property
     def client_settings(self) -> dict[str, Any]:
@@ -108,34 +122,34 @@ class KafkaBroker(dramatiq.Broker):
         start: Start | None = None,
         decode: Decode | None = None,
     ) -> None:
-        """Declare a queue; again with the same properties changes nothing.
+        """Declare a queue; again, with nothing or the same, changes nothing.
 
         Raises:
-          WrongTopic: it is declared with other properties already, or they do not fit together.
+          WrongTopic: it is declared with other properties already; they do not fit together; its topic is taken.
         """
-        queue = self._queue(queue_name, topic, group_id, ordered=ordered, batch=batch)
         known = self.queues.get(queue_name)
         if known is not None:
-            if queue not in (known, self._queue(queue_name)):
-                raise WrongTopic(f"queue {queue_name!r} is declared already, as {known}")
+            given = {"topic": topic, "group_id": group_id, "batch": batch, "start": start, "decode": decode}
+            _agree(known, given | {"ordered": ordered or None})
             return
+        if topic is None:
+            full = self.prefix + queue_name
+            topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
+        group_id = group_id or self.group_id
+        queue = Queue(queue_name, topic, group_id, ordered=ordered, batch=batch, start=start, decode=decode)
+        self._refuse_taken(queue)
         self.emit_before("declare_queue", queue_name)
-        self.queues[queue_name] = replace(queue, start=start, decode=decode)
+        self.queues[queue_name] = queue
         self.emit_after("declare_queue", queue_name)
 
-    def _queue(
-        self,
-        name: str,
-        topic: TopicSpec | None = None,
-        group_id: str | None = None,
-        *,
-        ordered: bool = False,
-        batch: int | None = None,
-    ) -> Queue:
-        if topic is None:
-            full = self.prefix + name
-            topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
-        return Queue(name, topic, group_id or self.group_id, ordered=ordered, batch=batch)
+    def _refuse_taken(self, queue: Queue) -> None:
+        if q_name(queue.name) != queue.name:
+            raise WrongTopic(f"queue {queue.name!r} cannot be declared: .DQ and .XQ at the end belong to other queues")
+        for other in self.queues.values():
+            if (other.topic.name, other.group_id) == (queue.topic.name, queue.group_id):
+                raise WrongTopic(
+                    f"queue {queue.name!r} would share topic and group with {other.name!r}: each would get a part"
+                )
 
     def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
         """Declare *actor* and its queue.
@@ -145,20 +159,10 @@ class KafkaBroker(dramatiq.Broker):
             the log.
         """
         options = {name: actor.options[name] for name in QUEUE_OPTIONS if name in actor.options}
-        if options or actor.queue_name not in self.queues:
-            self.declare_queue(actor.queue_name, **options)
+        self.declare_queue(actor.queue_name, **options)
         if self.queues[actor.queue_name].ordered:
-            self._pin(actor)
+            _pin(actor)
         super().declare_actor(actor)
-
-    def _pin(self, actor: dramatiq.Actor[Any, Any]) -> None:
-        """An ordered message is repeated in place by the consumer; a retry would put a copy behind its successors."""
-        if actor.options.get("max_retries") or actor.options.get("retry_when"):
-            raise WrongTopic(
-                f"actor {actor.actor_name!r} is ordered: a failed message is held and repeated in its place,"
-                " so take out max_retries and retry_when"
-            )
-        actor.options["max_retries"] = 0
 
     def get_queue(self, queue_name: str) -> Queue:
         """The queue as declared.  Raises `QueueNotFound`."""
@@ -173,71 +177,54 @@ class KafkaBroker(dramatiq.Broker):
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         """Put *message* on its queue.
 
-        When this returns, Kafka has it on all in-sync replicas; in `batching`, when that ends.
+        When this returns, Kafka has it on all in-sync replicas; in `batching`, when that ends.  Middleware that sends
+        for a message in flight (a retry, a callback) is the exception: when Kafka is away, that message's ack waits for
+        what it sent.
+
         The message gets an attribute ``delivery``: where it is.
 
         Raises:
-          QueueNotFound, Unreachable, DeliveryUnknown, DeliveryRefused, DelayRefused: see `brokers.errors`.
+          QueueNotFound, Unreachable, DeliveryUnknown, DeliveryRefused, DelayRefused, WrongKey, WrongTopic: see
+            `brokers.errors`.
         """
-        try:
-            return self._enqueue(message, delay)
-        except Exception as exc:
-            self._guard.failed(exc)
-            raise
-
-    def _enqueue(self, message: dramatiq.Message[Any], delay: int | None) -> dramatiq.Message[Any]:
-        queue = self.get_queue(message.queue_name)
-        if delay is not None:
-            raise DelayRefused(
-                f"message {message.message_id} asks for a delay of {delay} ms, and this broker has no delayed messages"
-            )
-        self.topics.ensure(queue.topic)
-        self.emit_before("enqueue", message, delay)
-        pending = self.producer.post(records.encode(message, queue.topic.name))
-        batch: list[tuple[dramatiq.Message[Any], Pending]] | None = getattr(self._batches, "open", None)
-        if batch is not None:
-            batch.append((message, pending))
-            return message
-        return self._confirmed(message, pending)
-
-    def _confirmed(self, message: dramatiq.Message[Any], pending: Pending) -> dramatiq.Message[Any]:
-        delivery = self.producer.confirm(pending)
-        object.__setattr__(message, "delivery", delivery)  # the dataclass is frozen; this is no field of it
-        self.emit_after("enqueue", message, None)
+        self._sending.message(message, delay)
         return message
 
-    @contextmanager
-    def batching(self) -> Iterator[None]:
+    def batching(self) -> AbstractContextManager[None]:
         """Within, this thread's enqueues only post; all are confirmed together at the end.
 
-        The end raises the first error.
+        The end raises the first error, unless the body has raised one of its own.
         """
-        if getattr(self._batches, "open", None) is not None:
-            yield  # the outer one confirms
-            return
-        batch: list[tuple[dramatiq.Message[Any], Pending]] = []
-        self._batches.open = batch
-        try:
-            yield
-        finally:
-            self._batches.open = None
-            self._confirm_all(batch)
-
-    def _confirm_all(self, batch: list[tuple[dramatiq.Message[Any], Pending]]) -> None:
-        errors: list[Exception] = []
-        for message, pending in batch:
-            try:
-                self._confirmed(message, pending)
-            except Exception as exc:  # noqa: BLE001 - the others still need their answer
-                errors.append(exc)
-        if errors:
-            self._guard.failed(errors[0])
-            raise errors[0]
+        return self._sending.batching()
 
     def publish(self, record: Outgoing, spec: TopicSpec) -> Delivery:
         """Put a record that is no message on a topic of any kind, confirmed; raises as `enqueue` does."""
-        self.topics.ensure(spec)
-        return self.producer.send(record)
+        return self._sending.record(record, spec)
+
+    # Middleware.
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """As Dramatiq's.  A message that was recalled before it began is seen by no middleware, and does not run."""
+        message = args[0] if args and isinstance(args[0], KafkaMessageProxy) else None
+        if message is not None and signal == "process_message" and not message.begin():
+            logger.info("kafka_message_recalled record=%s", message.record)
+            raise SkipMessage("its partition has moved to another worker, which runs it")
+        self._emit(super().emit_before, message, signal, *args, **kwargs)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """As Dramatiq's; see `emit_before`."""
+        message = args[0] if args and isinstance(args[0], KafkaMessageProxy) else None
+        self._emit(super().emit_after, message, signal, *args, **kwargs)
+
+    def _emit(self, emit: Callable[..., None], message: KafkaMessageProxy | None, *args: Any, **kwargs: Any) -> None:
+        if message is None:
+            emit(*args, **kwargs)
+        elif not message.recalled:
+            outer, self._sending.served = self._sending.served, message
+            try:
+                emit(*args, **kwargs)
+            finally:
+                self._sending.served = outer
 
     # Reading.
 
@@ -245,29 +232,25 @@ class KafkaBroker(dramatiq.Broker):
         """A reader of the queue; *timeout* in milliseconds is how long its ``__next__`` waits.
 
         Raises:
-          QueueNotFound, Unreachable, WrongTopic: see `brokers.errors`.
+          QueueNotFound, Unreachable, WrongTopic, WrongSetting: see `brokers.errors`.
         """
         queue = self.get_queue(queue_name)
         self.topics.ensure(queue.topic)
         buffer = self._consumer(queue.group_id).open(queue)
-        return Reader(queue, buffer, self.publish, prefetch=prefetch, timeout_s=timeout / 1000)
+        timeout_s = timeout / 1000
+        return Reader(queue, buffer, park=self.publish, send=self.enqueue, prefetch=prefetch, timeout_s=timeout_s)
 
     def _consumer(self, group_id: str) -> GroupConsumer:
-        key = (os.getpid(), group_id)
         with self._lock:
-            consumer = self._consumers.get(key)
+            consumer = self._consumers.get(group_id)
             if consumer is None or not consumer.running:
-                consumer = GroupConsumer(group_id, self._settings, protocol=self._protocol)
-                self._consumers[key] = consumer
+                consumer = GroupConsumer(group_id, self._settings, health=self._health, protocol=self._protocol)
+                self._consumers[group_id] = consumer
         return consumer
-
-    def _running_consumers(self) -> list[GroupConsumer]:
-        with self._lock:
-            return [consumer for (pid, _), consumer in self._consumers.items() if pid == os.getpid()]
 
     def blocked(self) -> dict[str, Blocked]:
         """The partitions held by this process that do not go on, by ``topic/partition``, and why."""
-        return dict(chain.from_iterable(consumer.blocked().items() for consumer in self._running_consumers()))
+        return dict(chain.from_iterable(consumer.blocked().items() for consumer in list(self._consumers.values())))
 
     # Waiting and dropping, for tests.
 
@@ -303,49 +286,45 @@ class KafkaBroker(dramatiq.Broker):
 
         Idempotent; the broker can be used again.
         """
-        consumers = self._running_consumers()
+        with self._lock:
+            consumers, self._consumers = list(self._consumers.values()), {}
+        for consumer in consumers:
+            consumer.begin_close()
         for consumer in consumers:
             consumer.close()
-        with self._lock:
-            self._consumers.clear()
         self.producer.close()
 
-    def _admin(self) -> AdminClient:
-        with self._lock:
-            admin = self._admins.get(os.getpid())
-            if admin is None:
-                admin = AdminClient(base_config(self._settings, self._health), logger=client_logger())
-                self._admins[os.getpid()] = admin
-            return admin
+    def _admin(self) -> clients.AdminClient:
+        with self._lock:  # one for all: the futures of a client that is gone never end
+            if self._admin_client is None:
+                self._admin_client = clients.opened(clients.AdminClient, base_config(self._settings, self._health))
+            return self._admin_client
 
 
-class _EnqueueGuard(Middleware):
-    """Remembers on a message that an enqueue failed while it ran.
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """*method*, as long as its object lives."""
+    reference = weakref.WeakMethod(method)
 
-    Dramatiq logs an error inside middleware and acks all the same; the retry, or the callback, would be lost.
-    """
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
 
-    def __init__(self) -> None:
-        self._current = threading.local()
+    return call
 
-    def failed(self, error: Exception) -> None:
-        message = getattr(self._current, "message", None)
-        if message is not None:
-            message.enqueue_error = error
 
-    def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
-        if isinstance(message, KafkaMessageProxy):
-            message.enqueue_error = None
-            self._current.message = message
+def _agree(known: Queue, given: Mapping[str, object]) -> None:
+    different = [name for name, value in given.items() if value is not None and value != getattr(known, name)]
+    if different:
+        raise WrongTopic(f"queue {known.name!r} is declared already, with another {' and '.join(different)}: {known}")
 
-    def after_process_message(
-        self,
-        broker: dramatiq.Broker,
-        message: dramatiq.MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        self._current.message = None
 
-    after_skip_message = after_process_message
+def _pin(actor: dramatiq.Actor[Any, Any]) -> None:
+    """An ordered message is repeated in place by the consumer; a retry would put a copy behind its successors."""
+    asked = [name for name in RETRY_OPTIONS if actor.options.get(name)]
+    if asked:
+        raise WrongTopic(
+            f"actor {actor.actor_name!r} is ordered: a failed message is held and repeated in its place,"
+            f" so take out {' and '.join(asked)}"
+        )
+    actor.options |= {"max_retries": 0, "retry_when": None}  # said, so that the middleware's own defaults do not count

@@ -146,11 +146,11 @@ class AckTracker:
     def __init__(self, base: int, runs: list[Run] | None = None) -> None:
         self._lock = threading.Lock()
         self._unfinished: set[int] = set()
-        self._order: deque[int] = deque()  # ascending; finished ones leave when they reach the left end
         self._former: deque[Run] = deque(runs or ())  # finished by an earlier owner, not delivered yet
         self._next = base  # one above the last offset that Kafka delivered
         self._highest_done = base - 1
-        self._committed: Commit | None = None
+        self._snapshot: Commit | None = None  # of the present state; none when that has changed
+        self._confirmed: Commit | None = None
 
     def begin(self, offset: int) -> bool:
         """Take note of a delivered record; false when it needs no work.
@@ -161,11 +161,11 @@ class AckTracker:
             if offset < self._next:
                 return False  # a fetch that was under way when the partition was sought
             self._next = offset + 1
+            self._snapshot = None
             if self._was_finished(offset):
                 self._highest_done = offset
                 return False
             self._unfinished.add(offset)
-            self._order.append(offset)
             return True
 
     def _was_finished(self, offset: int) -> bool:
@@ -176,12 +176,17 @@ class AckTracker:
     def done(self, offset: int) -> None:
         """Mark *offset* finished.  Marking it twice, or one that is unknown, changes nothing."""
         with self._lock:
-            if offset not in self._unfinished:
-                return
-            self._unfinished.remove(offset)
-            self._highest_done = max(self._highest_done, offset)
-            while self._order and self._order[0] not in self._unfinished:
-                self._order.popleft()
+            if offset in self._unfinished:
+                self._unfinished.remove(offset)
+                self._highest_done = max(self._highest_done, offset)
+                self._snapshot = None
+
+    def reached(self, offset: int) -> None:
+        """Kafka has nothing more to deliver below *offset*, though the log may go on up to there (with markers)."""
+        with self._lock:
+            if offset > self._next:
+                self._next = offset
+                self._snapshot = None
 
     @property
     def next(self) -> int:
@@ -198,37 +203,53 @@ class AckTracker:
     def snapshot(self) -> Commit:
         """Offset and map, taken at one moment."""
         with self._lock:
-            base = self._order[0] if self._order else self._next
-            runs = self._runs(base)
-        return Commit(base, encode(base, runs))
+            if self._snapshot is None:
+                base = min(self._unfinished, default=self._next)
+                self._snapshot = Commit(base, encode(base, self._runs(base)))
+            return self._snapshot
 
     def _runs(self, base: int) -> list[Run]:
         below = sorted(offset for offset in self._unfinished if offset <= self._highest_done)
         edges = [*below, self._highest_done + 1]
         runs = [Run(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
         ahead = [Run(max(start, self._next), end) for start, end in self._former if end > max(self._next, base)]
-        return _joined(runs + ahead)
+        return union(runs, ahead)
+
+    def finished(self) -> list[Run]:
+        """All that this tracker knows to be finished, from offset 0 on."""
+        with self._lock:
+            base = min(self._unfinished, default=self._next)
+            return union([Run(0, base)] if base else [], self._runs(base))
 
     def to_commit(self) -> Commit | None:
-        """What Kafka does not know yet, or none.  Never goes back."""
-        commit, former = self.snapshot(), self._committed
-        if former is not None and (commit == former or commit.offset < former.offset):
-            return None
-        return commit
+        """What Kafka does not know yet, or none.  Its offset never goes back."""
+        commit = self.snapshot()
+        return None if commit == self._confirmed else commit
+
+    @property
+    def confirmed(self) -> Commit | None:
+        """The last commit that Kafka has confirmed."""
+        return self._confirmed
 
     def committed(self, commit: Commit) -> None:
         """Kafka has confirmed *commit*."""
-        with self._lock:
-            if self._committed is None or commit.offset >= self._committed.offset:
-                self._committed = commit
+        self._confirmed = commit
 
 
-def _joined(runs: list[Run]) -> list[Run]:
-    """Runs that touch become one."""
+def resumed(offset: int, runs: list[Run]) -> AckTracker:
+    """A tracker for what follows *offset*, less the finished *runs*, some of which may begin below or at it."""
+    above = [Run(max(run.start, offset), run.end) for run in runs if run.end > offset]
+    while above and above[0].start == offset:
+        offset = above.pop(0).end
+    return AckTracker(offset, above)
+
+
+def union(some: list[Run], others: list[Run]) -> list[Run]:
+    """The runs of both, ascending; those that touch or overlap become one."""
     joined: list[Run] = []
-    for run in runs:
+    for run in sorted([*some, *others]):
         if joined and joined[-1].end >= run.start:
-            joined[-1] = Run(joined[-1].start, run.end)
+            joined[-1] = Run(joined[-1].start, max(joined[-1].end, run.end))
         else:
             joined.append(run)
     return joined

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from brokers.assignment import Assignment, Blocked, Buffer
+from brokers.assignment import Assignment, Blocked, Buffer, Unit
 
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from brokers.records import Record
     from brokers.topics import Queue
 
@@ -23,25 +24,20 @@ if TYPE_CHECKING:
 BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 
+#: Doublings after which the pause is the longest one in any case; far more would overflow a float.
+MOST_DOUBLINGS = 16
+
 #: Bytes of values that one batch may hold, so that a batch of large messages does not become one huge transaction.
 BATCH_BYTES = 4_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Consecutive records in flight."""
-
-    assignment: Assignment
-    records: tuple[Record, ...]
-
-
 def backoff_s(attempts: int) -> float:
     """Seconds to wait after the *attempts*-th failure."""
-    return float(min(BACKOFF_S * 2 ** (attempts - 1), LONGEST_BACKOFF_S))
+    return min(BACKOFF_S * 2.0 ** min(attempts - 1, MOST_DOUBLINGS), LONGEST_BACKOFF_S)
 
 
 class OrderedBuffer(Buffer):
-    """Hands out the next unit when the former has ended."""
+    """Hands out the next unit when the former has ended, that of a former assignment in this process too."""
 
     def __init__(self, queue: Queue) -> None:
         super().__init__(queue)
@@ -53,99 +49,110 @@ class OrderedBuffer(Buffer):
 
     # The owner thread's side.
 
-    def begin(self, assignment: Assignment, offset: int) -> None:
+    def start_at(self, assignment: Assignment, offset: int) -> None:
         """Reading starts at *offset*."""
         with self.changed:
+            if self._of is not assignment or offset != self._expected:
+                self._hold_no_more()
             self._waiting.clear()
-            self._held = self._held if self._of is assignment else None
             self._of, self._expected = assignment, offset
-            assignment.waiting, assignment.started = 0, True
-            self._not_before = 0.0
+            assignment.waiting = assignment.waiting_bytes = 0
+            assignment.started = True
             self.changed.notify_all()
 
-    def go_on(self, assignment: Assignment, offset: int) -> bool:
+    def go_on_at(self, assignment: Assignment, offset: int) -> bool:
         """Start again at *offset* with what is buffered; false when the partition has to be sought instead.
 
-        What waits is consecutive, so everything below *offset* in it is finished.  A lower offset than the first that
-        waits is the same place only if nothing was finished in between.
+        What waits follows the last finished record without a gap, so everything below *offset* in it is finished.
         """
         with self.changed:
             if self._of is not assignment or not self._reaches(offset):
                 return False
             while self._waiting and self._waiting[0].offset < offset:
-                assignment.tracker.done(self._waiting.popleft().offset)
-                assignment.waiting -= 1
+                record = self._waiting.popleft()
+                assignment.tracker.done(record.offset)
+                assignment.wait_no_more((record,))
+            if offset != self._expected:
+                self._hold_no_more()
             self._expected = offset
             assignment.started = True
             self.changed.notify_all()
             return True
 
     def _reaches(self, offset: int) -> bool:
-        if offset == self._expected or not self._waiting:
-            return offset == self._expected
-        return self._waiting[0].offset < offset <= self._waiting[-1].offset + 1
-
-    def deliver(self, assignment: Assignment, record: Record) -> None:
-        """Take in a record that Kafka delivered."""
-        with self.changed:
-            assignment.waiting += 1
-            self._waiting.append(record)
-            self.changed.notify_all()
-
-    def drop(self, assignment: Assignment) -> None:
-        """Forget what waits of *assignment*; the caller holds the condition."""
-        if self._of is assignment:
-            self._waiting.clear()
-        assignment.waiting = 0
+        end = self._waiting[-1].offset + 1 if self._waiting else self._expected
+        return self._expected <= offset <= end
 
     def held(self, assignment: Assignment) -> Blocked | None:
         """Why what was handed out of *assignment* does not get done."""
         return self._held if self._of is assignment else None
 
+    def _arrived(self, assignment: Assignment, records: Sequence[Record]) -> None:
+        self._waiting.extend(records)
+
+    def _drop(self, assignment: Assignment) -> None:
+        if self._of is assignment:
+            self._waiting.clear()
+        assignment.waiting = assignment.waiting_bytes = 0
+
     # The readers' side.
 
-    def hold(self, batch: Batch, reason: str, retry_after_s: float | None) -> None:
-        """*batch* failed: it keeps its place.  A queue with a start of its own asks for it again first."""
+    def hold(self, unit: Unit, reason: str, retry_after_s: float | None = None) -> None:
+        """*unit* failed: it keeps its place.  A queue with a start of its own asks for it again first."""
         with self.changed:
-            assignment = batch.assignment
-            before = self._held
-            attempts = before.attempts + 1 if before else 1
-            self._held = Blocked(before.since if before else time.time(), reason, attempts)
-            self._not_before = time.monotonic() + (retry_after_s or backoff_s(attempts))
-            if self._end(batch) and assignment.handing_out:
-                self._back(batch)
-                assignment.started = assignment.started and self.queue.start is None
+            assignment = unit.assignment
+            if self._end(unit):
+                self._note_failure(reason, retry_after_s)
+                if assignment.handing_out:
+                    self._back(unit)
+                    assignment.started = assignment.started and self.queue.start is None
             self.changed.notify_all()
 
-    def shorten(self, batch: Batch, size: int) -> Batch:
-        """Keep the first *size* records of a batch just taken; the others wait again."""
-        with self.changed:
-            rest = batch.records[size:]
-            if batch.assignment.alive and batch.assignment.handing_out:
-                self._waiting.extendleft(reversed(rest))
-                batch.assignment.waiting += len(rest)
-        return Batch(batch.assignment, batch.records[:size])
+    def _note_failure(self, reason: str, retry_after_s: float | None) -> None:
+        before = self._held
+        attempts = before.attempts + 1 if before else 1
+        self._held = Blocked(before.since if before else time.time(), reason, attempts)
+        self._not_before = time.monotonic() + (backoff_s(attempts) if retry_after_s is None else retry_after_s)
 
-    def _next(self, now: float) -> Batch | None:
+    def shorten(self, unit: Unit, size: int) -> None:
+        """Keep the first *size* records of a unit just taken; the others wait again."""
+        with self.changed:
+            kept, rest = unit.records[:size], unit.records[size:]
+            unit.records = kept
+            if unit in unit.assignment.running and unit.assignment.handing_out:
+                self._wait_again(unit.assignment, rest)
+
+    def _next(self, now: float) -> Unit | None:
         assignment = self._of
-        if assignment is None or not assignment.started or not assignment.handing_out or not assignment.alive:
+        if assignment is None or not (assignment.started and assignment.handing_out and assignment.alive):
             return None
-        if assignment.running or now < self._not_before or not self._waiting:
+        if self._out or now < self._not_before or not self._waiting:
             return None
-        records, size = [self._waiting.popleft()], 0
+        records = self._first_records()
+        assignment.wait_no_more(records)
+        return Unit(assignment, records)
+
+    def _first_records(self) -> tuple[Record, ...]:
+        records = [self._waiting.popleft()]
+        size = records[0].size
         while self._waiting and len(records) < (self.queue.batch or 1) and size < BATCH_BYTES:
             records.append(self._waiting.popleft())
             size += records[-1].size
-        assignment.waiting -= len(records)
-        return Batch(assignment, tuple(records))
+        return tuple(records)
 
     def _due_in(self, now: float) -> float:
         return max(self._not_before - now, 0.001) if self._waiting and self._not_before > now else float("inf")
 
-    def _finished(self, unit: Batch) -> None:  # type: ignore[override]  # only units of its own end here
+    def _finished(self, unit: Unit) -> None:
         self._expected = unit.records[-1].offset + 1
-        self._held = None
+        self._hold_no_more()
 
-    def _back(self, unit: Batch) -> None:  # type: ignore[override]  # as above
-        self._waiting.extendleft(reversed(unit.records))
-        unit.assignment.waiting += len(unit.records)
+    def _hold_no_more(self) -> None:
+        self._held, self._not_before = None, 0.0
+
+    def _back(self, unit: Unit) -> None:
+        self._wait_again(unit.assignment, unit.records)
+
+    def _wait_again(self, assignment: Assignment, records: Sequence[Record]) -> None:
+        self._waiting.extendleft(reversed(records))
+        assignment.wait_for(records)

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from brokers.assignment import Assignment, Buffer
+from brokers.assignment import Assignment, Buffer, Unit
 
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from brokers.records import Record
     from brokers.topics import Queue
-
-
-@dataclass(frozen=True, slots=True)
-class Single:
-    """One record in flight."""
-
-    assignment: Assignment
-    record: Record
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        """The record, as the one of its unit."""
-        return (self.record,)
 
 
 class ParallelBuffer(Buffer):
@@ -32,40 +20,39 @@ class ParallelBuffer(Buffer):
 
     def __init__(self, queue: Queue) -> None:
         super().__init__(queue)
-        self._ready: deque[Single] = deque()
-        self._set_aside: deque[Single] = deque()  # of partitions whose completion map is full
+        self._ready: deque[Unit] = deque()
+        self._set_aside: deque[Unit] = deque()  # of partitions whose completion map is full
 
-    def deliver(self, assignment: Assignment, record: Record) -> None:
-        """Take in a record that Kafka delivered."""
+    def map_is(self, assignment: Assignment, *, full: bool) -> None:
+        """With a full map nothing is begun that could make it longer; what was begun goes on."""
         with self.changed:
-            assignment.waiting += 1
-            self._ready.append(Single(assignment, record))
-            self.changed.notify_all()
+            assignment.map_full = full
+            if not full:
+                self._ready.extendleft(reversed([u for u in self._set_aside if u.assignment is assignment]))
+                self._set_aside = _without(assignment, self._set_aside)
+                self.changed.notify_all()
 
-    def drop(self, assignment: Assignment) -> None:
-        """Forget what waits of *assignment*; the caller holds the condition."""
-        self._ready = deque(single for single in self._ready if single.assignment is not assignment)
-        self._set_aside = deque(single for single in self._set_aside if single.assignment is not assignment)
-        assignment.waiting = 0
+    def _arrived(self, assignment: Assignment, records: Sequence[Record]) -> None:
+        self._ready.extend(Unit(assignment, (record,)) for record in records)
 
-    def map_has_room(self, assignment: Assignment) -> None:
-        """Begin again on a partition that was set aside."""
-        with self.changed:
-            assignment.map_full = False
-            self._ready.extendleft(reversed([s for s in self._set_aside if s.assignment is assignment]))
-            self._set_aside = deque(s for s in self._set_aside if s.assignment is not assignment)
-            self.changed.notify_all()
+    def _drop(self, assignment: Assignment) -> None:
+        self._ready = _without(assignment, self._ready)
+        self._set_aside = _without(assignment, self._set_aside)
+        assignment.waiting = assignment.waiting_bytes = 0
 
-    def _next(self, now: float) -> Single | None:
+    def _next(self, now: float) -> Unit | None:
         while self._ready:
-            single = self._ready.popleft()
-            if single.assignment.map_full:
-                self._set_aside.append(single)
-                continue
-            single.assignment.waiting -= 1
-            return single
+            unit = self._ready.popleft()
+            if not unit.assignment.map_full:
+                unit.assignment.wait_no_more(unit.records)
+                return unit
+            self._set_aside.append(unit)
         return None
 
-    def _back(self, unit: Single) -> None:  # type: ignore[override]  # only units of its own come back
-        unit.assignment.waiting += 1
-        self._ready.appendleft(unit)
+    def _back(self, unit: Unit) -> None:
+        unit.assignment.wait_for(unit.records)
+        self._ready.appendleft(Unit(unit.assignment, unit.records))
+
+
+def _without(assignment: Assignment, units: Iterable[Unit]) -> deque[Unit]:
+    return deque(unit for unit in units if unit.assignment is not assignment)

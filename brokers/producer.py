@@ -8,16 +8,14 @@ instead of 5,500, measured).
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException
-from confluent_kafka import Producer as Client
 
-from brokers import codes
-from brokers.clients import Health, base_config, client_logger
+from brokers import clients, codes
+from brokers.clients import Health, base_config
 from brokers.errors import DeliveryRefused, DeliveryUnknown, Unreachable
 
 
@@ -34,9 +32,11 @@ logger = logging.getLogger("brokers.producer")
 #: Seconds a poll waits for reports; only closing waits for it.
 POLL_S = 0.1
 
+#: Seconds beyond the delivery time-out in which the client reports that it has passed.
+REPORT_S = 5.0
+
 #: Records that may wait for the wire before `post` makes its caller wait too.
 QUEUE_RECORDS = 100_000
-
 
 #: Bytes that the client lets through; the topic's own limit, a megabyte by default, decides.
 MESSAGE_BYTES = 4_000_000
@@ -55,43 +55,44 @@ class Delivery:
 class Pending:
     """A record on its way."""
 
-    __slots__ = ("_arrived", "_delivery", "_error", "record")
+    __slots__ = ("_arrived", "delivery", "error", "record")
 
     def __init__(self, record: Outgoing) -> None:
         self.record = record
+        self.delivery: Delivery | None = None
+        self.error: KafkaError | None = None
         self._arrived = threading.Lock()  # a bare lock wakes its waiter faster than an Event
         self._arrived.acquire()
-        self._delivery: Delivery | None = None
-        self._error: KafkaError | None = None
 
     def report(self, error: KafkaError | None, message: KafkaMessage) -> None:
         """The client's delivery report."""
         if error is not None:
-            self._error = error
+            self.error = error
         else:
-            self._delivery = Delivery(
+            self.delivery = Delivery(
                 message.topic() or "", message.partition() or 0, message.offset() or 0, message.timestamp()[1]
             )
         self._arrived.release()
 
-    def wait(self) -> tuple[Delivery | None, KafkaError | None]:
-        """Block until Kafka's answer, which the client bounds by the delivery time-out."""
-        with self._arrived:
-            return self._delivery, self._error
+    def wait(self, timeout_s: float) -> bool:
+        """Block until Kafka's answer; false when there is none within *timeout_s*."""
+        if not self._arrived.acquire(timeout=timeout_s):
+            return False
+        self._arrived.release()  # for whoever else waits
+        return True
 
 
 class Producer:
-    """One confirming producer.  Any thread; safe to inherit over a fork, where the child makes its own client."""
+    """One confirming producer of one process.  Any thread; the client is made at the first use."""
 
-    def __init__(self, settings: Mapping[str, Any], *, delivery_timeout_s: float) -> None:
+    def __init__(self, settings: Mapping[str, Any], *, delivery_timeout_s: float, health: Health | None = None) -> None:
+        self.health = health or Health()
         self._settings = settings
         self._timeout_s = delivery_timeout_s
         self._lock = threading.Lock()
-        self._pid: int | None = None
-        self._client: Client | None = None
+        self._client: clients.Producer | None = None
         self._poller: threading.Thread | None = None
         self._closing = threading.Event()
-        self.health = Health()
 
     def send(self, record: Outgoing) -> Delivery:
         """Produce *record* and wait until Kafka has it.
@@ -105,7 +106,7 @@ class Producer:
         """Produce all, then wait for all: one round trip for many.  Raises the first error after all have an answer."""
         waiting = [self.post(record) for record in records]
         for pending in waiting:
-            pending.wait()
+            self._answered(pending)
         return [self.confirm(pending) for pending in waiting]
 
     def post(self, record: Outgoing) -> Pending:
@@ -135,20 +136,24 @@ class Producer:
 
     def confirm(self, pending: Pending) -> Delivery:
         """Wait for Kafka's answer about *pending*; raises as `send` does."""
-        delivery, error = pending.wait()
-        if delivery is not None:
-            return delivery
-        raise self._error(pending.record, error)
+        answered = self._answered(pending)
+        if pending.delivery is not None:
+            return pending.delivery
+        error = pending.error
+        if not answered or (error is not None and error.code() in codes.UNCONFIRMED):
+            raise self._unconfirmed(pending.record)
+        raise DeliveryRefused(self._refusal(pending.record, error))
 
-    def _error(self, record: Outgoing, error: KafkaError | None) -> Exception:
-        if error is not None and error.code() in codes.UNCONFIRMED:
-            message_id = record.headers.get("message_id", b"").decode()
-            return DeliveryUnknown(
-                f"no confirmation for {record.topic!r} from {self.servers} within {self._timeout_s:g} s"
-                f"{self.health.why()}; message {message_id or '(without id)'} may or may not be in the log",
-                message_id=message_id,
-            )
-        return DeliveryRefused(self._refusal(record, error))
+    def _answered(self, pending: Pending) -> bool:
+        return pending.wait(self._timeout_s + REPORT_S)
+
+    def _unconfirmed(self, record: Outgoing) -> DeliveryUnknown:
+        message_id = record.headers.get("message_id", b"").decode(errors="replace")
+        return DeliveryUnknown(
+            f"no confirmation for {record.topic!r} from {self.servers} within {self._timeout_s:g} s"
+            f"{self.health.why()}; message {message_id or '(without id)'} may or may not be in the log",
+            message_id=message_id,
+        )
 
     def _refusal(self, record: Outgoing, error: KafkaError | None) -> str:
         reason = error.str() if error is not None else "unknown error"
@@ -170,16 +175,16 @@ class Producer:
         except KafkaException as exc:
             raise Unreachable(f"cannot reach Kafka at {self.servers}{self.health.why()}") from exc
 
-    def _get(self) -> Client:
+    def _get(self) -> clients.Producer:
         client = self._client
-        if client is not None and self._pid == os.getpid():
+        if client is not None:
             return client
         with self._lock:
-            if self._client is None or self._pid != os.getpid():
+            if self._client is None:
                 self._client = self._open()
             return self._client
 
-    def _open(self) -> Client:
+    def _open(self) -> clients.Producer:
         config = base_config(self._settings, self.health) | {
             "acks": "all",
             "enable.idempotence": True,
@@ -188,8 +193,7 @@ class Producer:
             "queue.buffering.max.messages": QUEUE_RECORDS,
             "message.max.bytes": MESSAGE_BYTES,
         }
-        client = Client(config, logger=client_logger())
-        self._pid = os.getpid()
+        client = clients.opened(clients.Producer, config)
         self._closing = threading.Event()
         self._poller = threading.Thread(target=_poll, args=(client, self._closing), name="kafka-producer", daemon=True)
         self._poller.start()
@@ -199,16 +203,21 @@ class Producer:
         """Wait, bounded by the delivery time-out, for what is under way.  Idempotent; a later send opens anew."""
         with self._lock:
             client, self._client = self._client, None
-            if client is None or self._pid != os.getpid():
-                return  # inherited over a fork: the parent's
-            left = client.flush(self._timeout_s)
+            if client is None:
+                return
+            left = client.flush(self._timeout_s + REPORT_S)
+            if left:
+                logger.error("kafka_producer_closed unconfirmed=%d", left)
+                client.purge()  # whoever waits for them is told
+                client.flush(POLL_S)
             self._closing.set()
             if self._poller is not None:
                 self._poller.join()
-        if left:
-            logger.error("kafka_producer_closed unconfirmed=%d", left)
 
 
-def _poll(client: Client, closing: threading.Event) -> None:
+def _poll(client: clients.Producer, closing: threading.Event) -> None:
     while not closing.is_set():
-        client.poll(POLL_S)
+        try:
+            client.poll(POLL_S)
+        except Exception:  # a report that failed: its sender runs into the time-out, all others must go on
+            logger.exception("kafka_delivery_report_failed")

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
-from dramatiq.errors import ActorNotFound
+from dramatiq.errors import ActorNotFound, Retry
 from dramatiq.middleware import SkipMessage
 
 from brokers import records
 from brokers.dead_letters import dead_letter
-from brokers.errors import KafkaError, Undecodable
-from brokers.ordered import Batch, OrderedBuffer
+from brokers.errors import ConsumerStopped, DeliveryRefused, KafkaError, ParkingFailed, Undecodable
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from brokers.assignment import Buffer, Unit
+    from brokers.ordered import OrderedBuffer
     from brokers.records import Outgoing, Record
     from brokers.topics import Queue, TopicSpec
 
     #: Puts a record on a topic and returns when Kafka has it.
     Park = Callable[[Outgoing, TopicSpec], object]
+
+    #: Puts a message on its queue and returns when Kafka has it.
+    Send = Callable[[dramatiq.Message[Any]], object]
 
 logger = logging.getLogger("brokers.reader")
 
@@ -34,14 +38,27 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
     def __init__(self, message: dramatiq.Message[Any], unit: Unit) -> None:
         super().__init__(message)
         self.unit = unit
-        #: An enqueue that failed while this message ran (a retry, a callback): the message must not count as done.
-        self.enqueue_error: BaseException | None = None
-        self._held = isinstance(unit, Batch)
+        #: Taken back before it began, because its partition has moved: it runs elsewhere, and here nothing may happen.
+        self.recalled = False
+        #: Messages that middleware has sent for this one (a retry, a callback) and Kafka did not confirm.
+        self.owed: list[dramatiq.Message[Any]] = []
+        #: What middleware was told when it tried to send something that cannot be sent.
+        self.send_error: BaseException | None = None
 
     @property
     def record(self) -> Record:
         """The Kafka record; the first one of a batch."""
         return self.unit.records[0]
+
+    @property
+    def ordered(self) -> bool:
+        """Whether it keeps its place until it succeeds."""
+        return self.unit.assignment.buffer.queue.ordered
+
+    def begin(self) -> bool:
+        """Work on it begins; false when it was recalled."""
+        self.recalled = not self.unit.assignment.buffer.begin(self.unit)
+        return not self.recalled
 
     def stuff_exception(self, exception: BaseException) -> None:
         """Keep *exception*.
@@ -49,7 +66,7 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
         On an ordered queue it also means failure, whatever middleware says: no success, no progress.
         """
         super().stuff_exception(exception)
-        if self._held:
+        if self.ordered:
             self.fail()
 
 
@@ -64,15 +81,20 @@ class RecordMessage(dramatiq.MessageProxy):
 class Reader(dramatiq.Consumer):
     """A view of one queue's buffer.
 
-    Dramatiq closes and opens readers as it likes; what is in flight stays in the buffer.
+    Dramatiq closes and opens readers as it likes; what is in flight stays in the buffer, and may end through any reader
+    of the queue, also one that was opened on a later buffer.
     """
 
-    def __init__(self, queue: Queue, buffer: Buffer, park: Park, *, prefetch: int, timeout_s: float) -> None:
+    def __init__(
+        self, queue: Queue, buffer: Buffer, *, park: Park, send: Send, prefetch: int, timeout_s: float
+    ) -> None:
         self._queue = queue
         self._buffer = buffer
         self._park = park
+        self._send = send
         self._prefetch = prefetch
         self._timeout_s = timeout_s
+        self._asleep: list[Unit] = []  # handed out with an eta: Dramatiq keeps them, and can lose them
 
     def __next__(self) -> KafkaMessageProxy | None:
         """The next message, or none within the time-out.
@@ -84,25 +106,26 @@ class Reader(dramatiq.Consumer):
         if unit is not None:
             return self._decoded(unit)
         if self._buffer.stopped is not None:
-            raise self._buffer.stopped
+            raise ConsumerStopped(self._buffer.stopped)
         return None
 
     def _decoded(self, unit: Unit) -> KafkaMessageProxy | None:
-        if self._queue.batch is not None and isinstance(unit, Batch):
-            return self._batch(unit)
         try:
-            message = self._decode(unit.records[0])
+            message = self._batch(unit) if self._queue.batch is not None else self._decode(unit.records[0])
         except Undecodable as exc:
             self._reject(unit, exc)
             return None
+        if "eta" in message.options:
+            self._asleep = [one for one in self._asleep if one in one.assignment.running] + [unit]
         return KafkaMessageProxy(message, unit)
 
     def _reject(self, unit: Unit, error: Undecodable) -> None:
         try:
             self._dispose(unit, "Undecodable", str(error))
-        except Exception:
+        except Exception as exc:
             self._buffer.release(unit)  # not parked, so not done
-            raise
+            # Not as a connection error: on those Dramatiq forgets the messages that it keeps for later.
+            raise KafkaError(f"cannot park {unit.records[0]}: {exc}") from exc
 
     def _decode(self, record: Record) -> dramatiq.Message[Any]:
         decode = self._queue.decode or records.decode
@@ -115,27 +138,25 @@ class Reader(dramatiq.Consumer):
             raise Undecodable(f"the decoder of queue {self._queue.name!r} failed: {exc!r}") from exc
         return records.pinned(message) if self._queue.ordered else message
 
-    def _batch(self, batch: Batch) -> KafkaMessageProxy | None:
+    def _batch(self, unit: Unit) -> dramatiq.Message[Any]:
         """One message that carries the messages of the batch.
 
-        It is cut where another actor, or an unreadable record, comes.
+        It is cut where another actor, or an unreadable record, comes; an unreadable first record stands alone.
         """
         messages: list[RecordMessage] = []
-        for index, record in enumerate(batch.records):
-            try:
+        try:
+            for record in unit.records:
                 read = RecordMessage(self._decode(record), record)
-            except Undecodable as exc:
-                if index == 0:
-                    self._reject(self._shorten(batch, 1), exc)
-                    return None
-                break
-            if messages and read.actor_name != messages[0].actor_name:
-                break
-            messages.append(read)
-        if len(messages) < len(batch.records):
-            batch = self._shorten(batch, len(messages))
+                if messages and read.actor_name != messages[0].actor_name:
+                    break
+                messages.append(read)
+        except Undecodable:
+            if not messages:
+                self._shorten(unit, 1)
+                raise
+        self._shorten(unit, len(messages))
         first = messages[0]
-        message: dramatiq.Message[Any] = dramatiq.Message(
+        return dramatiq.Message(
             queue_name=self._queue.name,
             actor_name=first.actor_name,
             args=(messages,),
@@ -144,54 +165,86 @@ class Reader(dramatiq.Consumer):
             message_id=first.message_id,
             message_timestamp=first.message_timestamp,
         )
-        return KafkaMessageProxy(message, batch)
 
-    def _shorten(self, batch: Batch, size: int) -> Batch:
-        return cast("OrderedBuffer", self._buffer).shorten(batch, size)  # only an ordered buffer has batches
+    def _shorten(self, unit: Unit, size: int) -> None:
+        if size < len(unit.records):
+            cast("OrderedBuffer", self._buffer).shorten(unit, size)  # only an ordered queue has batches
 
     def ack(self, message: dramatiq.MessageProxy) -> None:
-        """Done, unless an enqueue failed on the way: then the message would be lost with its retry or callback."""
-        message = _ours(message)
-        error = message.enqueue_error
-        if error is None:
-            self._buffer.finish(message.unit)
-        elif isinstance(error, KafkaError):  # refused, and would be again
-            self._dispose(message.unit, type(error).__name__, f"after it ran: {error}", _traceback(message))
+        """Done, once all that followed from it is sent: else it would be lost with its retry or callback.
+
+        Raises:
+          Unreachable, DeliveryUnknown, ParkingFailed: nothing has changed, and Dramatiq calls again.
+        """
+        ours = _ours(message)
+        self._send_owed(ours)
+        error = ours.send_error
+        if error is None or ours.recalled:
+            _buffer(ours).finish(ours.unit)
+        elif getattr(error, "retryable", False):
+            self._again(ours, f"what should follow could not be sent: {error}")
         else:
-            logger.warning("kafka_ack_withheld record=%s reason=%s", message.record, error)
-            self._buffer.release(message.unit)
+            self._park_failed(ours)
 
     def nack(self, message: dramatiq.MessageProxy) -> None:
-        """Failed for good: parked; on an ordered queue held in its place."""
-        message = _ours(message)
-        error = message._exception  # noqa: SLF001 - Dramatiq offers no other way to see it
-        unknown_actor = isinstance(error, ActorNotFound)
-        passed_over = unknown_actor or isinstance(error, SkipMessage)
-        if isinstance(message.unit, Batch) and isinstance(self._buffer, OrderedBuffer) and not passed_over:
-            retry_after_s = getattr(error, "retry_after_s", None)
-            self._buffer.hold(message.unit, _describe(error), retry_after_s)
-            return
-        reason = f"no actor {message.actor_name!r} in this worker" if unknown_actor else _describe(error)
-        self._dispose(message.unit, type(error).__name__ if error else "Failed", reason, _traceback(message))
+        """Failed for good: parked; on an ordered queue held in its place.  Raises as `ack` does."""
+        ours = _ours(message)
+        self._send_owed(ours)
+        passed_over = isinstance(ours._exception, (ActorNotFound, SkipMessage))  # noqa: SLF001 - Dramatiq has no getter
+        if ours.ordered and not passed_over:
+            self._again(ours, _reason(ours))
+        else:
+            self._park_failed(ours)
+
+    def _send_owed(self, message: KafkaMessageProxy) -> None:
+        while message.owed:
+            try:
+                self._send(message.owed[0])
+            except KafkaError as exc:
+                message.send_error = exc
+            del message.owed[0]
+
+    def _again(self, message: KafkaMessageProxy, reason: str) -> None:
+        buffer = _buffer(message)
+        logger.warning("kafka_message_kept record=%s reason=%s", message.record, reason)
+        if message.ordered:
+            cast("OrderedBuffer", buffer).hold(message.unit, reason, _retry_after_s(message))
+        else:
+            buffer.release(message.unit)
 
     def requeue(self, messages: Iterable[dramatiq.MessageProxy]) -> None:
         """Handed out and never begun: back to the front, in the order they had."""
         for message in reversed(list(messages)):
-            self._buffer.release(_ours(message).unit)
+            _buffer(_ours(message)).release(_ours(message).unit)
 
     def close(self) -> None:
-        """Nothing: the group's member lives as long as the broker."""
+        """The group's member lives on.  Messages with an eta that Dramatiq has lost are handed out again."""
+        for unit in self._asleep:
+            if not unit.begun:
+                unit.assignment.buffer.release(unit)
+        self._asleep = []
 
-    def _dispose(self, unit: Unit, error: str, reason: str, traceback: str = "") -> None:
-        """Park, confirmed, and only then count as done.
+    def _park_failed(self, message: KafkaMessageProxy) -> None:
+        error = message._exception or message.send_error  # noqa: SLF001 - as above
+        self._dispose(message.unit, type(error).__name__ if error else "Failed", _reason(message), _traceback(error))
 
-        When parking fails nothing has changed, and Dramatiq calls again.
-        """
+    def _dispose(self, unit: Unit, error: str, reason: str, trace: str = "") -> None:
+        """Park, confirmed, and only then count as done."""
         for record in unit.records:
-            letter = dead_letter(record, self._queue, error=error, reason=reason, traceback=traceback)
-            self._park(letter, self._queue.dead_letters)
+            self._park_one(record, error=error, reason=reason, trace=trace)
         logger.error("kafka_message_parked record=%s error=%s reason=%s", unit.records[0], error, reason)
-        self._buffer.finish(unit)
+        unit.assignment.buffer.finish(unit)
+
+    def _park_one(self, record: Record, *, error: str, reason: str, trace: str) -> None:
+        letter = dead_letter(record, self._queue, error=error, reason=reason, traceback=trace)
+        spec = self._queue.dead_letters
+        try:
+            try:
+                self._park(letter, spec)
+            except DeliveryRefused:  # too large, perhaps: the reason matters more, and the record lies where it lay
+                self._park(letter.without_value(), spec)
+        except KafkaError as exc:
+            raise ParkingFailed(f"cannot park {record} on {spec.name!r}: {exc}") from exc
 
 
 def _ours(message: dramatiq.MessageProxy) -> KafkaMessageProxy:
@@ -199,9 +252,30 @@ def _ours(message: dramatiq.MessageProxy) -> KafkaMessageProxy:
     return cast("KafkaMessageProxy", message)
 
 
-def _describe(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {error}" if error is not None else "the message was rejected"
+def _buffer(message: KafkaMessageProxy) -> Buffer:
+    """The buffer that it came from; the reader's own may be a later one."""
+    return message.unit.assignment.buffer
 
 
-def _traceback(message: KafkaMessageProxy) -> str:
-    return str(message.options.get("traceback") or "")
+def _reason(message: KafkaMessageProxy) -> str:
+    error = message._exception  # noqa: SLF001 - Dramatiq offers no other way to see it
+    if isinstance(error, ActorNotFound):
+        reason = f"no actor {message.actor_name!r} in this worker"
+    else:
+        reason = f"{type(error).__name__}: {error}" if error is not None else ""
+    if message.send_error is not None:
+        follow = f"what should follow could not be sent: {message.send_error}"
+        return f"{reason}; then {follow}" if reason else f"it ran, and {follow}"
+    return reason or "the message was rejected"
+
+
+def _traceback(error: BaseException | None) -> str:
+    return "" if error is None else "".join(traceback.format_exception(error))
+
+
+def _retry_after_s(message: KafkaMessageProxy) -> float | None:
+    """Seconds that the error asks to wait, if it does: an attribute ``retry_after_s``, or Dramatiq's ``Retry``."""
+    error = message._exception  # noqa: SLF001 - as above
+    if isinstance(error, Retry) and error.delay is not None:
+        return float(error.delay) / 1000
+    return getattr(error, "retry_after_s", None)

@@ -6,14 +6,14 @@ log wants to know without decoding values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
 import msgspec
 from dramatiq.message import get_encoder
 
-from brokers.errors import Undecodable
+from brokers.errors import Undecodable, WrongKey
 
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 QUOTED = 80
 
 #: Options that would make a message leave its place; they mean nothing on an ordered queue.
-MOVING_OPTIONS = frozenset({"eta", "max_retries", "retries", "retry_when"})
+MOVING_OPTIONS = frozenset({"eta", "max_retries", "on_retry_exhausted", "retries", "retry_when"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,10 @@ class Outgoing:
     key: bytes | None = None
     headers: Mapping[str, bytes] = field(default_factory=dict)
     partition: int | None = None
+
+    def without_value(self) -> Outgoing:
+        """The same with nothing but key and headers."""
+        return replace(self, value=None)
 
 
 class _Wire(msgspec.Struct):
@@ -97,15 +101,30 @@ def _as_bytes(value: str | bytes | None) -> bytes | None:
 def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:
     """The record that carries *message* on *topic*.
 
-    The option ``key`` decides the partition; without it the message id does.
+    The option ``key``, a text or a whole number, decides the partition; without it the message id does.
+
+    Raises:
+      WrongKey: the key is something else.
     """
-    key = message.options.get("key") or message.message_id
     headers = {
-        "message_id": message.message_id.encode(),
-        "actor": message.actor_name.encode(),
-        "attempt": str(int(message.options.get("retries") or 0) + 1).encode(),
+        "message_id": _text(message.message_id),
+        "actor": _text(message.actor_name),
+        "attempt": _text(str(int(message.options.get("retries") or 0) + 1)),
     }
-    return Outgoing(topic=topic, value=message.encode(), key=str(key).encode(), headers=headers)
+    return Outgoing(topic=topic, value=message.encode(), key=_text(_key(message)), headers=headers)
+
+
+def _key(message: dramatiq.Message[Any]) -> str:
+    key = message.options.get("key")
+    if key is None:
+        return message.message_id
+    if isinstance(key, bool) or not isinstance(key, (str, int)):
+        raise WrongKey(f"option key of message {message.message_id} is {key!r}; it has to be a text or a whole number")
+    return str(key)
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate is no reason to refuse a message
 
 
 def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
@@ -134,9 +153,9 @@ def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
 def _strict(value: bytes) -> _Wire:
     try:
         return _decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         reason = exc
-    try:  # an encoder of the application's own, or a number that only Python's JSON knows (NaN)
+    try:  # an encoder of the application's own, or what only Python's JSON takes (NaN, a lone surrogate)
         return msgspec.convert(get_encoder().decode(value), _Wire)
     except Exception as exc:  # encoders raise what they like
         raise Undecodable(f"not a Dramatiq message: {reason} in {value[:QUOTED]!r}") from exc

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public here, though not marked so
-    AdminClient,
+    ClusterMetadata,
     ConfigResource,
     NewTopic,
     ResourceType,
@@ -26,6 +26,7 @@ from brokers.errors import Unreachable, WrongTopic
 
 if TYPE_CHECKING:
     import dramatiq
+    from confluent_kafka.admin import AdminClient
 
     from brokers.records import Record
 
@@ -43,6 +44,9 @@ PARKED_BYTES = 1_250_000
 NAME_LIMIT = 249
 
 _name = re.compile(r"[a-zA-Z0-9._-]+")
+
+#: Seconds between two looks for the leaders of a new topic.
+LEADER_EVERY_S = 0.02
 
 #: Where to start reading: (topic, partition, log start) to the offset to read first.  May block; raises a `StartError`.
 Start = Callable[[str, int, int], int]
@@ -125,7 +129,7 @@ class Topics:
         self._admin = admin
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._known: dict[str, int] = {}
+        self._known: dict[TopicSpec, int] = {}
 
     def ensure(self, spec: TopicSpec) -> int:
         """Make the topic unless it is there; the number of its partitions.
@@ -134,23 +138,22 @@ class Topics:
           Unreachable: no server answers.
           WrongTopic: it is there, and not as needed; or it cannot be made.
         """
-        known = self._known.get(spec.name)
+        known = self._known.get(spec)
         if known is not None:
             return known
         with self._lock:
             found = self.partitions(spec.name)
             partitions = self._check(spec, self._create(spec) if found is None else found)
-            self._known[spec.name] = partitions
+            self._known[spec] = partitions
         return partitions
+
+    def doubt(self, spec: TopicSpec) -> None:
+        """Look *spec* up again before its next use: something went wrong there."""
+        self._known.pop(spec, None)
 
     def partitions(self, name: str) -> int | None:
         """How many partitions the topic has; none when there is no such topic."""
-        try:
-            topic = (
-                self._admin().list_topics(timeout=self._timeout_s).topics.get(name)
-            )  # all: asking for one can make it
-        except KafkaException as exc:
-            raise Unreachable(exc.args[0].str()) from exc
+        topic = self._metadata().topics.get(name)
         return None if topic is None else len(topic.partitions)
 
     def identity(self, name: str) -> str:
@@ -167,6 +170,12 @@ class Topics:
             if exc.args[0].code() == codes.UNKNOWN_TOPIC:
                 raise WrongTopic(f"there is no topic {name!r}") from exc
             raise Unreachable(exc.args[0].str()) from exc
+
+    def _metadata(self) -> ClusterMetadata:
+        try:
+            return self._admin().list_topics(timeout=self._timeout_s)  # of all: asking for one can make it
+        except KafkaException as exc:
+            raise Unreachable(f"cannot reach Kafka: {exc.args[0].str()}") from exc
 
     def _check(self, spec: TopicSpec, partitions: int) -> int:
         if spec.exact and partitions != spec.partitions:
@@ -185,31 +194,40 @@ class Topics:
         try:
             future.result(self._timeout_s + 1)
         except KafkaException as exc:
-            if exc.args[0].code() != codes.TOPIC_ALREADY_EXISTS:  # somebody else was first, which is as good
-                raise WrongTopic(f"topic {spec.name!r} is missing and cannot be made: {exc.args[0].str()}") from exc
+            error = exc.args[0]
+            if error.code() in codes.AWAY:
+                raise Unreachable(f"cannot reach Kafka to make topic {spec.name!r}: {error.str()}") from exc
+            if error.code() != codes.TOPIC_ALREADY_EXISTS:  # somebody else was first, which is as good
+                raise WrongTopic(f"topic {spec.name!r} is missing and cannot be made: {error.str()}") from exc
         return self._await_leaders(spec)
 
     def _await_leaders(self, spec: TopicSpec) -> int:
         """A new topic is known before it has leaders; a send in that gap would wait for its time-out."""
         deadline = time.monotonic() + self._timeout_s
         while time.monotonic() < deadline:
-            topic = self._admin().list_topics(timeout=self._timeout_s).topics.get(spec.name)
+            topic = self._metadata().topics.get(spec.name)
             if topic is not None and topic.partitions and all(part.leader >= 0 for part in topic.partitions.values()):
                 return len(topic.partitions)
-            time.sleep(0.02)
-        raise WrongTopic(f"topic {spec.name!r} was made and has no leader after {self._timeout_s:g} s")
+            time.sleep(LEADER_EVERY_S)
+        raise Unreachable(f"topic {spec.name!r} was made and has no leader after {self._timeout_s:g} s")
 
     def _replicas(self) -> int:
-        servers = len(self._admin().list_topics(timeout=self._timeout_s).brokers)
-        return 3 if servers >= 3 else 1  # noqa: PLR2004 - Kafka's usual replication factor
+        return 3 if len(self._metadata().brokers) >= 3 else 1  # noqa: PLR2004 - Kafka's usual replication factor
 
     def describe(self, specs: Sequence[TopicSpec]) -> list[dict[str, Any]]:
-        """Each topic as it is: partitions, replicas, retention, and what is wrong with it."""
-        metadata = self._admin().list_topics(timeout=self._timeout_s)
+        """Each topic as it is: partitions, replicas, retention, and what is wrong with it.
+
+        Raises:
+          Unreachable: no server answers.
+          WrongTopic: one of them is missing.
+        """
+        metadata = self._metadata()
         return [self._describe(spec, metadata) for spec in specs]
 
-    def _describe(self, spec: TopicSpec, metadata: Any) -> dict[str, Any]:
-        topic = metadata.topics[spec.name]
+    def _describe(self, spec: TopicSpec, metadata: ClusterMetadata) -> dict[str, Any]:
+        topic = metadata.topics.get(spec.name)
+        if topic is None:
+            raise WrongTopic(f"there is no topic {spec.name!r}")
         resource = ConfigResource(ResourceType.TOPIC, spec.name)
         config = self._admin().describe_configs([resource])[resource].result(self._timeout_s)
         partitions = len(topic.partitions)

@@ -27,6 +27,7 @@ import binascii
 import datetime as dt
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import neo4j
@@ -127,7 +128,8 @@ def _encode(value: Any, path: str, depth: int) -> Any:
         return value
     if depth > _MAX_DEPTH:
         raise ValueNotEncodable(f"{path}: nested deeper than {_MAX_DEPTH}")
-    encoder = _find_encoder(type(value))
+    kind: Any = type(value)
+    encoder = _find_encoder(kind)
     if encoder is None:
         raise ValueNotEncodable(f"{path}: a {type(value).__name__} has no place in Neo4j")
     try:
@@ -266,6 +268,7 @@ _ENCODERS: Final[tuple[tuple[tuple[type, ...], Callable[[Any, str, int], Any]], 
 )
 
 
+@lru_cache(maxsize=256)  # the driver makes a class for each relationship type
 def _find_encoder(kind: type) -> Callable[[Any, str, int], Any] | None:
     return next((encoder for kinds, encoder in _ENCODERS if issubclass(kind, kinds)), None)
 

@@ -36,6 +36,9 @@ EXIT_CODES = {
     "tasks.errors.CommandRejected": 4,
     "replica.errors.QueryRejected": 4,
     "tasks.errors.OptionUnknown": 2,
+    "replica.errors.ValueNotEncodable": 2,
+    "replica.errors.ValueNotDecodable": 2,
+    "ops.errors.InputUnusable": 2,
     "pydantic_core._pydantic_core.ValidationError": 2,
     "tasks.errors.TasksError": 1,
     "replica.errors.ReplicaError": 1,
@@ -77,9 +80,17 @@ def exit_code(error: BaseException) -> int | None:
 def report(error: BaseException, code: int, *, as_json: bool) -> None:
     """Say what went wrong: for programs on stdout, for people on stderr."""
     if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": str(error), "exit_code": code}})
+        print_json({"error": {"type": type(error).__name__, "message": words_of(error), "exit_code": code}})
     else:
-        click.secho(f"{error}", fg="red", err=True)
+        click.secho(words_of(error), fg="red", err=True)
+
+
+def words_of(error: BaseException) -> str:
+    """The error for people; of wrong settings, each variable and what is wrong with it."""
+    details = getattr(error, "errors", None)
+    if not callable(details):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, found['loc'])) or 'settings'}: {found['msg']}" for found in details())
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -96,10 +107,11 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     from rich import box  # noqa: PLC0415  # 0.1 s, and --help has none to give
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     table = Table(*titles, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # as it is: a [bracket] is no markup
     Console().print(table)
 
 

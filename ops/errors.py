@@ -1,11 +1,15 @@
 """What can go wrong around the task queue, as one tree.
 
 OpsError
+├── InputUnusable               what was typed, or stands in a file, cannot be sent
+├── KafkaAway                   (retryable) no Kafka server answers
+├── SendingStopped              some commands of a file are in the log, and others are not
+├── NotProven                   the demo did not show what it promises
 └── StackError                  the local stack
     ├── JarsUnavailable         (retryable) a jar could not be downloaded or stored
     ├── JarCorrupt              a jar is not the one in the lock file
     ├── UnknownVersion          no such version of a server
-    ├── PackageMissing          the `stack` extra is not installed
+    ├── PackageMissing          an extra is not installed
     ├── PortTaken               (retryable) somebody else listens on a port of the stack
     ├── ServerDied              a server ended while it was starting
     ├── ServerSilent            (retryable, a TimeoutError) a server runs but did not answer in time
@@ -28,6 +32,24 @@ class OpsError(Exception):
     retryable: ClassVar[bool] = False
 
 
+class InputUnusable(OpsError):
+    """A parameter, a line or a file cannot be understood; nothing was sent."""
+
+
+class KafkaAway(OpsError):
+    """No Kafka server answers at the configured address."""
+
+    retryable = True
+
+
+class SendingStopped(OpsError):
+    """Some commands of a file are in the log, and others are not; the text says which."""
+
+
+class NotProven(OpsError):
+    """The demo ended, and a command is missing, was applied twice, or left different graphs."""
+
+
 class StackError(OpsError):
     """The local stack cannot do what was asked."""
 
@@ -47,7 +69,7 @@ class UnknownVersion(StackError):
 
 
 class PackageMissing(StackError):
-    """A package of the `stack` extra is missing, so servers cannot be started on this machine."""
+    """A package of an extra is missing: servers cannot be started on this machine, or the demo has no data."""
 
 
 class PortTaken(StackError):

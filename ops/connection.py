@@ -1,0 +1,96 @@
+"""Which Kafka a command speaks to, and for how long."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaException
+
+from brokers.clients import AdminClient, Health, base_config, opened
+from brokers.errors import Unreachable
+from ops.errors import KafkaAway
+from ops.stack import Stack
+from ops.state import StateFile
+from settings import Settings
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tasks.app import App
+
+
+#: Seconds for a Kafka server to say anything.  A person waits, and has been promised an answer within ten.
+REACH_S = 5.0
+
+
+def settings_for(state_dir: Path, replica: int = 1) -> Settings:
+    """The environment's settings; where they name no Kafka and the local stack's is up, that stack's.
+
+    Whatever the environment does name stays.
+
+    Raises:
+      pydantic.ValidationError: names each wrong variable and why.
+    """
+    given = Settings()
+    if "brokers" in given.model_fields_set or not local_kafka_runs(state_dir):
+        return given
+    named = {str(Settings.model_fields[name].alias) for name in given.model_fields_set}
+    # A database of the user's own is not opened with the password of ours.
+    foreign = ("NEO4J_",) if "NEO4J_URI" in named else ()
+    local: dict[str, Any] = {
+        name: value
+        for name, value in Stack(state_dir).environment(replica).items()
+        if name not in named and not name.startswith(foreign)
+    }
+    return Settings(**local)
+
+
+def local_kafka_runs(state_dir: Path) -> bool:
+    """Whether the stack in *state_dir* has a Kafka whose process lives."""
+    server = StateFile(state_dir.resolve()).read().servers.get("kafka")
+    return server is not None and server.running
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[App]:
+    """The replicas as a caller sees them; closed at the end.
+
+    Raises:
+      KafkaAway: names the server, and why, within ten seconds.
+    """
+    require_kafka(settings)
+    from tasks.app import App  # noqa: PLC0415  # a second that need not pass before one hears that Kafka is away
+
+    # A caller of commands and queries needs no Redis, and need not wait for its client to be imported.
+    app = App(settings.model_copy(update={"redis_url": None}))
+    try:
+        yield app
+    except Unreachable as exc:
+        raise KafkaAway(f"no Kafka server answers at {settings.brokers}: {exc}") from exc
+    finally:
+        app.close()
+
+
+def require_kafka(settings: Settings) -> None:
+    """Ask Kafka something harmless.
+
+    Raises:
+      KafkaAway: no server answers within `REACH_S`.
+    """
+    health = Health()
+    admin = opened(AdminClient, base_config(settings.kafka(), health))
+    try:
+        admin.list_topics(timeout=REACH_S)
+    except KafkaException as exc:
+        admin.poll(0)  # hands over what the client has to say: a time-out alone is no reason
+        why = health.why() or f" ({exc.args[0].str()})"
+        raise KafkaAway(f"no Kafka server answers at {settings.brokers}{why}") from exc
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """*settings* as environment variables, for a process of its own."""
+    named = settings.model_dump(include=settings.model_fields_set, by_alias=True)
+    return {name: str(value) for name, value in named.items()}

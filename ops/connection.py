@@ -13,17 +13,16 @@ from ops.errors import KafkaAway
 from ops.stack import Stack
 from ops.state import StateFile
 from settings import Settings
+from tasks.app import App
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tasks.app import App
-
 
 #: Seconds for a Kafka server to say anything.  A person waits, and has been promised an answer within ten.
-REACH_S = 5.0
+REACH_S = 4.0
 
 
 def settings_for(state_dir: Path, replica: int = 1) -> Settings:
@@ -62,8 +61,6 @@ def connected(settings: Settings) -> Iterator[App]:
       KafkaAway: names the server, and why, within ten seconds.
     """
     require_kafka(settings)
-    from tasks.app import App  # noqa: PLC0415  # a second that need not pass before one hears that Kafka is away
-
     # A caller of commands and queries needs no Redis, and need not wait for its client to be imported.
     app = App(settings.model_copy(update={"redis_url": None}))
     try:

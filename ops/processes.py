@@ -151,7 +151,7 @@ def is_free(port: int) -> bool:
     return True
 
 
-def is_open(port: int, timeout_s: float = 0.2) -> bool:
+def is_open(port: int, timeout_s: float = 1.0) -> bool:
     """Whether somebody listens on the port."""
     try:
         socket.create_connection((HOST, port), timeout_s).close()

@@ -131,9 +131,16 @@ class Kafka(Kind):
 
     @staticmethod
     def _format(site: Site, config: Path, class_path: Sequence[Path]) -> None:
-        cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
         command = _java(site, class_path, "-XX:TieredStopAtLevel=1")  # a short life: no time to optimise
-        tool = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--standalone", "--config", str(config)]
+        tool = [
+            "kafka.tools.StorageTool",
+            "format",
+            "--cluster-id",
+            cluster_id(),
+            "--standalone",
+            "--config",
+            str(config),
+        ]
         done = subprocess.run([*command, *tool], capture_output=True, text=True, check=False, cwd=site.folder)
         if done.returncode:
             raise ServerDied(f"kafka could not format its storage:\n{done.stdout}{done.stderr}")
@@ -312,6 +319,12 @@ class Worker(Kind):
 
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Kafka(), Neo4j(), Redis(), Worker())}
+
+
+def cluster_id() -> str:
+    """Return a new id of a Kafka cluster: 16 bytes in URL-safe base64."""
+    # The first byte is 0, so the id begins with a letter: one that begins with "-" is taken for an option.
+    return base64.urlsafe_b64encode(b"\0" + secrets.token_bytes(15)).decode().rstrip("=")
 
 
 def credential(user: str, password: str, salt: bytes, iterations: int = 1024) -> str:

@@ -61,6 +61,12 @@ def test_the_first_password_is_written_as_neo4j_admin_writes_it() -> None:
     assert servers.credential("neo4j", "abcd1234", salt) == f"neo4j:SHA-256,{digest},{salt.hex()},1024:\n"
 
 
+def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+    """One random id in 64 would begin with a dash, and Kafka's tool would refuse it."""
+    for _ in range(500):
+        assert re.fullmatch(r"A[\w-]{21}", servers.cluster_id())
+
+
 @pytest.mark.parametrize("name", ["Neo4jCommunity", "CommunityEntryPoint"])
 def test_the_main_class_is_the_one_in_the_jar(tmp_path: Path, name: str) -> None:
     """Neo4j renamed it, and a version outside the lock file may have either."""

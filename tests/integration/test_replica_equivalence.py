@@ -201,6 +201,16 @@ def test_known_traps_of_batching_are_avoided(driver: Driver, trap: str, size: in
     assert checksum(driver, "neo4j").digest == expected.digest
 
 
+def test_neighbours_of_different_types_are_not_proven_by_each_other(driver: Driver) -> None:
+    """The server compiles against types: what it accepts for a number it refuses for a string, found row or not."""
+    text = "MATCH (n:Nope) SET n.v = abs($s)"
+    log = [(Statement(text, {"s": value}),) for value in (1, 2, 1, 2, "text", "text", [1], [1], 1.5, 2.5)]
+    expected = one_by_one(driver, log)
+    assert expected == {5, 6, 7, 8}
+    empty(driver)
+    assert in_batches(driver, log, 500) == expected
+
+
 def test_repeated_single_commands_mean_the_same_in_their_short_form(driver: Driver) -> None:
     """From the second time on a text runs wrapped, in one round trip."""
     log = [

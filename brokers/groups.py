@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
     from brokers.topics import Queue, Topics
-
+    from brokers.waiting import Waiting
 
 #: Seconds between two looks at a queue that is waited for.
 JOIN_EVERY_S = 0.05
@@ -28,8 +28,15 @@ JOIN_EVERY_S = 0.05
 class Groups:
     """Answers about queues and their groups.  Any thread; every answer costs network calls."""
 
-    def __init__(self, admin: Callable[[], AdminClient], topics: Topics, timeout_s: float) -> None:
+    def __init__(
+        self,
+        admin: Callable[[], AdminClient],
+        topics: Topics,
+        delayed: Callable[[], Waiting],
+        timeout_s: float,
+    ) -> None:
         self._admin = admin
+        self._delayed = delayed
         self._topics = topics
         self._timeout_s = timeout_s
 
@@ -43,16 +50,23 @@ class Groups:
         return sum(end - max(done.get(partition, 0), start) for partition, (start, end) in ends.items())
 
     def join(self, queue: Queue, timeout_s: float | None) -> None:
-        """Wait until nothing is left.
+        """Wait until nothing is left, and nothing is delayed that would come back.
 
         Raises:
           QueueJoinTimeout: something still is, after *timeout_s* seconds.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while self.left(queue):
+        while self.left(queue) or not self._settled(queue):
             if deadline is not None and time.monotonic() >= deadline:
                 raise QueueJoinTimeout(queue.name)  # type: ignore[no-untyped-call]  # not annotated
             time.sleep(JOIN_EVERY_S)
+
+    def _settled(self, queue: Queue) -> bool:
+        """Whether nothing is delayed, and nothing was delayed or fired while the queue itself was looked at."""
+        before = self._delayed()
+        if any(entry.due.topic == queue.topic.name for entry in before.entries):
+            return False
+        return not self.left(queue) and self._delayed().records == before.records
 
     def skip_to_end(self, queue: Queue) -> None:
         """Move the group's offsets to the ends of the topic.

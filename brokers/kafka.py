@@ -17,12 +17,16 @@ from dramatiq.middleware import SkipMessage, default_middleware
 from brokers import clients
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
+from brokers.delays import delayed_topic, parked_topic
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
+from brokers.records import Outgoing
 from brokers.sending import Sending
+from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
+from brokers.waiting import Waiting, waiting
 
 
 if TYPE_CHECKING:
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from dramatiq.middleware import Middleware
 
     from brokers.assignment import Blocked
-    from brokers.records import Outgoing
     from brokers.topics import Decode, Start
 
 logger = logging.getLogger("brokers.kafka")
@@ -57,7 +60,9 @@ class KafkaBroker(dramatiq.Broker):
     (an ordered actor gets a list of up to n consecutive messages).  Message option: ``key`` (messages of one key share
     a partition).
 
-    Limits: no delayed messages, so a `Retries` backoff parks the message instead; gevent is not supported.
+    A delayed message lies on the topic ``<prefix>delayed`` until its time; any worker of the same prefix fires it.
+
+    Limits: messages of ordered queues cannot be delayed; gevent is not supported.
 
     Parameters:
       bootstrap_servers: ``host:port,host:port``.
@@ -85,6 +90,7 @@ class KafkaBroker(dramatiq.Broker):
     ) -> None:
         super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
         self.prefix = prefix
+        self.delayed_topic = delayed_topic(prefix)
         self.group_id = group_id
         self.actor_options |= QUEUE_OPTIONS
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
@@ -99,10 +105,11 @@ class KafkaBroker(dramatiq.Broker):
         self._health = Health()
         self._admin_client: clients.AdminClient | None = None
         self._consumers: dict[str, GroupConsumer] = {}  # by group
+        self._timers: Timers | None = None
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
-        self._groups = Groups(self._admin, self.topics, self._timeout_s)
+        self._groups = Groups(self._admin, self.topics, self.delayed, self._timeout_s)
 
     @property
     def client_settings(self) -> dict[str, Any]:
@@ -236,9 +243,28 @@ class KafkaBroker(dramatiq.Broker):
         """
         queue = self.get_queue(queue_name)
         self.topics.ensure(queue.topic)
+        if not queue.ordered:
+            self._start_timers()
         buffer = self._consumer(queue.group_id).open(queue)
         timeout_s = timeout / 1000
-        return Reader(queue, buffer, park=self.publish, send=self.enqueue, prefetch=prefetch, timeout_s=timeout_s)
+        return Reader(queue, buffer, park=self.publish, send=self._send_late, prefetch=prefetch, timeout_s=timeout_s)
+
+    def _send_late(self, message: dramatiq.Message[Any], delay: int | None) -> None:
+        self.enqueue(message, delay=delay)
+
+    def _start_timers(self) -> None:
+        """This process takes its part in firing delayed messages, whatever queues it works on."""
+        self.topics.ensure(self.delayed_topic)
+        self.topics.ensure(parked_topic(self.delayed_topic))
+        with self._lock:
+            if self._timers is None or not self._timers.running:
+                self._timers = Timers(
+                    self._settings,
+                    self.delayed_topic,
+                    health=self._health,
+                    protocol=self._protocol,
+                    exists=lambda name: self.topics.partitions(name) is not None,
+                )
 
     def _consumer(self, group_id: str) -> GroupConsumer:
         with self._lock:
@@ -251,6 +277,22 @@ class KafkaBroker(dramatiq.Broker):
     def blocked(self) -> dict[str, Blocked]:
         """The partitions held by this process that do not go on, by ``topic/partition``, and why."""
         return dict(chain.from_iterable(consumer.blocked().items() for consumer in list(self._consumers.values())))
+
+    def delayed(self) -> Waiting:
+        """The messages that wait for their time, of all queues of the prefix; reads the whole topic.
+
+        Raises:
+          Unreachable, WrongTopic: see `brokers.errors`.
+        """
+        partitions = self.topics.ensure(self.delayed_topic)
+        return waiting(self._settings, self.delayed_topic, partitions, timeout_s=self._timeout_s)
+
+    def cancel(self, message_id: str) -> int:
+        """Take back every delayed message of that id; how many there were.  What is due this moment may still run."""
+        found = [entry for entry in self.delayed().entries if entry.key.startswith(f"{message_id}/".encode())]
+        for entry in found:
+            self.publish(Outgoing(self.delayed_topic.name, None, entry.key), self.delayed_topic)
+        return len(found)
 
     # Waiting and dropping, for tests.
 
@@ -288,6 +330,9 @@ class KafkaBroker(dramatiq.Broker):
         """
         with self._lock:
             consumers, self._consumers = list(self._consumers.values()), {}
+            timers, self._timers = self._timers, None
+        if timers is not None:
+            timers.close()
         for consumer in consumers:
             consumer.begin_close()
         for consumer in consumers:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     #: Puts a record on a topic and returns when Kafka has it.
     Park = Callable[[Outgoing, TopicSpec], object]
 
-    #: Puts a message on its queue and returns when Kafka has it.
-    Send = Callable[[dramatiq.Message[Any]], object]
+    #: Puts a message on its queue, perhaps after some milliseconds, and returns when Kafka has it.
+    Send = Callable[[dramatiq.Message[Any], int | None], object]
 
 logger = logging.getLogger("brokers.reader")
 
@@ -40,8 +40,9 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
         self.unit = unit
         #: Taken back before it began, because its partition has moved: it runs elsewhere, and here nothing may happen.
         self.recalled = False
-        #: Messages that middleware has sent for this one (a retry, a callback) and Kafka did not confirm.
-        self.owed: list[dramatiq.Message[Any]] = []
+        #: Messages, with their delays in ms, that middleware has sent for this one (a retry, a callback) and Kafka did
+        #: not confirm.
+        self.owed: list[tuple[dramatiq.Message[Any], int | None]] = []
         #: What middleware was told when it tried to send something that cannot be sent.
         self.send_error: BaseException | None = None
 
@@ -199,7 +200,7 @@ class Reader(dramatiq.Consumer):
     def _send_owed(self, message: KafkaMessageProxy) -> None:
         while message.owed:
             try:
-                self._send(message.owed[0])
+                self._send(*message.owed[0])
             except KafkaError as exc:
                 message.send_error = exc
             del message.owed[0]

@@ -137,8 +137,9 @@ class TopicReader:
     def _step(self) -> None:
         message = self._client.poll(POLL_S)
         while message is not None:
-            if message.error() is not None:
-                logger.warning("kafka_reader_error code=%s text=%s", message.error().name(), message.error().str())
+            error = message.error()
+            if error is not None:
+                logger.warning("kafka_reader_error code=%s text=%s", error.name(), error.str())
             else:
                 self._handler(received(message))
             message = self._client.poll(0)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from brokers import records
+from brokers import delays, records
 from brokers.errors import DelayRefused
 
 
@@ -58,19 +58,26 @@ class Sending(threading.local):
             else:
                 self._batch.append(posted)
         except Exception as exc:
-            if not self._taken_over(message, exc):
+            if not self._taken_over(message, delay, exc):
                 raise
 
     def _post(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
         broker = self._broker
-        topic = broker.get_queue(message.queue_name).topic
-        if delay is not None and delay > 0:
+        queue = broker.get_queue(message.queue_name)
+        late = delay is not None and delay > 0
+        if late and queue.ordered:
             raise DelayRefused(
-                f"message {message.message_id} asks for a delay of {delay} ms, and this broker has no delayed messages"
+                f"message {message.message_id} asks for a delay of {delay} ms, and queue {queue.name!r} is ordered:"
+                " a message's place in it is its time"
             )
+        broker.topics.ensure(queue.topic)
+        topic = broker.delayed_topic if late else queue.topic
         broker.topics.ensure(topic)
         broker.emit_before("enqueue", message, delay)
-        return Posted(message, broker.producer.post(records.encode(message, topic.name)), topic, delay)
+        record = records.encode(message, queue.topic.name)
+        if late:
+            record = delays.delayed(record, delays.now_ms() + int(delay or 0), topic)
+        return Posted(message, broker.producer.post(record), topic, delay)
 
     def _confirm(self, posted: Posted) -> None:
         delivery = self._confirmed(posted.pending, posted.topic)
@@ -84,7 +91,7 @@ class Sending(threading.local):
             self._broker.topics.doubt(topic)
             raise
 
-    def _taken_over(self, message: dramatiq.Message[Any], error: Exception) -> bool:
+    def _taken_over(self, message: dramatiq.Message[Any], delay: int | None, error: Exception) -> bool:
         """Whether the ack of the message in flight sees to it that *message* is sent after all.
 
         The hook that sends then goes on: what it would have sent next must not be lost either.
@@ -94,7 +101,7 @@ class Sending(threading.local):
             return False
         if getattr(error, "retryable", False):
             logger.warning("kafka_send_owed record=%s message_id=%s: %s", served.record, message.message_id, error)
-            served.owed.append(message)
+            served.owed.append((message, delay))
             return True
         served.send_error = error
         return False
@@ -122,7 +129,7 @@ class Sending(threading.local):
             try:
                 self._confirm(posted)
             except Exception as exc:  # noqa: BLE001 - the others still need their answer
-                if not self._taken_over(posted.message, exc):
+                if not self._taken_over(posted.message, posted.delay, exc):
                     errors.append(exc)
         if errors:
             logger.error("kafka_batch_failed sent=%d failed=%d first=%s", len(batch), len(errors), errors[0])

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from brokers.delays import delayed, delayed_topic, entry_of
+from brokers.records import Outgoing, Record
+from brokers.schedule import Schedule
+
+
+SPEC = delayed_topic("p-")
+
+
+def as_record(outgoing: Outgoing, offset: int) -> Record:
+    """What Kafka gives back for a record that was sent."""
+    return Record(outgoing.topic, 0, offset, 0, outgoing.key, outgoing.value, dict(outgoing.headers))
+
+
+@given(st.binary(max_size=20), st.none() | st.binary(max_size=10), st.integers(0, 2**45))
+def test_a_record_survives_the_delay(value: bytes, key: bytes | None, eta_ms: int) -> None:
+    """When it is due it is the record that it was: topic, value, key and headers."""
+    before = Outgoing("p-queue", value, key or None, {"message_id": b"m", "actor": b"a"})
+
+    entry = entry_of(as_record(delayed(before, eta_ms, SPEC), 0))
+
+    assert entry is not None
+    assert entry.eta_ms == eta_ms
+    assert entry.due == before
+
+
+def test_what_is_no_delayed_message_is_no_entry() -> None:
+    """Tombstones, and records of anybody else."""
+    good = as_record(delayed(Outgoing("q", b"v", b"k"), 5, SPEC), 0)
+
+    for bad in (replace(good, value=None), replace(good, key=None), replace(good, headers={})):
+        assert entry_of(bad) is None
+    assert entry_of(replace(good, headers={**good.headers, "delayed.eta_ms": b"soon"})) is None
+
+
+class Partition(RuleBasedStateMachine):
+    """A partition of the delayed topic, its timer, and a clock; the timer reads behind the log, and may be replaced."""
+
+    LIMIT = 6
+    AHEAD_MS = 1000
+
+    @initialize()
+    def begin(self) -> None:
+        self.now = 0
+        self.log: list[Record] = []
+        self.waiting: dict[bytes, int] = {}
+        self.fired: list[bytes] = []
+        self._new_timer()
+
+    def _new_timer(self) -> None:
+        self.schedule = Schedule(limit=self.LIMIT, horizon_ms=self.AHEAD_MS)
+        self._read()
+
+    def _read(self) -> None:
+        self.schedule.begin_reading(self.now)
+        self.cursor, self.end = 0, len(self.log)
+
+    @rule(delay_ms=st.integers(0, 3000))
+    def delay(self, delay_ms: int) -> None:
+        outgoing = delayed(Outgoing("q", b"v", b"k"), self.now + delay_ms, SPEC)
+        assert outgoing.key is not None
+        self.log.append(as_record(outgoing, len(self.log)))
+        self.waiting[outgoing.key] = self.now + delay_ms
+
+    @rule(data=st.data())
+    def cancel(self, data: Any) -> None:
+        """A tombstone; it counts only once the timer has read it, so the timer reads on to the end here."""
+        if self.waiting:
+            key = data.draw(st.sampled_from(sorted(self.waiting)))
+            self.log.append(Record(SPEC.name, 0, len(self.log), 0, key, None))
+            del self.waiting[key]
+            self._read_on(len(self.log))
+
+    @rule(records=st.integers(1, 5))
+    def read_on(self, records: int) -> None:
+        self._read_on(records)
+
+    def _read_on(self, records: int) -> None:
+        for record in self.log[self.cursor : self.cursor + records]:
+            self.schedule.take(record)
+            self.cursor += 1
+        if self.schedule.reading and self.cursor >= self.end:
+            self.schedule.end_reading()
+
+    @rule(ms=st.integers(1, 800))
+    def time_passes(self, ms: int) -> None:
+        self.now += ms
+
+    @rule(limit=st.integers(1, 4), fails=st.booleans())
+    def fire(self, limit: int, fails: bool) -> None:
+        entries = self.schedule.due(self.now, limit)
+        if fails:
+            self.schedule.put_back(entries)
+            return
+        for entry in entries:
+            assert entry.eta_ms <= self.now
+            assert self.waiting.pop(entry.key, None) is not None, "fired twice, or after it was cancelled"
+            self.fired.append(entry.key)
+            self.log.append(Record(SPEC.name, 0, len(self.log), 0, entry.key, None))
+        self.schedule.fired(entries)
+
+    @rule()
+    def read_again(self) -> None:
+        if self.schedule.reads_again(self.now):
+            self._read()
+
+    @rule()
+    def another_timer_takes_over(self) -> None:
+        self._new_timer()
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        assert len(self.schedule._live) <= 3 * self.LIMIT
+        assert len(self.schedule._found or ()) <= self.LIMIT
+
+    def teardown(self) -> None:
+        """Left alone, the timer fires all that is due, each once."""
+        self.now += 4000
+        for _ in range(200):
+            if self.schedule.reads_again(self.now):
+                self._read()
+            self._read_on(len(self.log))
+            self.fire(100, fails=False)
+        assert not self.waiting
+
+
+TestPartition = Partition.TestCase
+TestPartition.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import click
 
@@ -17,7 +17,10 @@ from ops.console import Group, json_option, print_json, print_table, progress
 
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ops.stack import Stack
+    from ops.topics import TopicRow
 
 state_dir_option = click.option(
     "--state-dir",
@@ -27,12 +30,25 @@ state_dir_option = click.option(
     help="Where the servers keep data, logs and ports.",
 )
 
+parameters_option = click.option(
+    "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given many times."
+)
+
+#: More than none.
+SECONDS = click.FloatRange(min=0, min_open=True)
+
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of every error.")
 @click.version_option(package_name="neo4j-kafka-interface")
 def main(*, debug: bool) -> None:
     """Replicas for Neo4j Community through one Kafka log."""
+    import logging
+
+    if debug:
+        logging.basicConfig(level=logging.DEBUG)
+    else:  # errors are told once, by the command; without any handler Python would print warnings in between
+        logging.getLogger().addHandler(logging.NullHandler())
 
 
 @main.command()
@@ -92,14 +108,28 @@ def down(*, state_dir: Path, as_json: bool) -> None:
 @state_dir_option
 @json_option
 def status(*, state_dir: Path, as_json: bool) -> None:
-    """Ask every server of the stack whether it answers."""
+    """Say which servers of the stack answer, and how far each replica is."""
+    from ops.connection import local_kafka_runs, settings_for
+    from ops.errors import KafkaAway
+    from ops.replicas import replicas
     from ops.stack import Stack
 
     stack = Stack(state_dir)
+    settings = settings_for(state_dir)
+    found, problem = [], ""
+    if "brokers" in settings.model_fields_set or local_kafka_runs(state_dir):
+        try:
+            found = replicas(settings)
+        except KafkaAway as error:
+            problem = str(error)
     if as_json:
-        print_json(_status(stack))
-    else:
-        _print_status(stack)
+        print_json({**_status(stack), "replicas": [asdict(row) for row in found], "problem": problem or None})
+        return
+    _print_status(stack)
+    if found:
+        print_table(("replica", "last command", "behind"), [(r.name, r.last_command, r.lag) for r in found])
+    elif problem:
+        click.secho(problem, fg="red", err=True)
 
 
 @main.command()
@@ -117,6 +147,176 @@ def env(*, replica: int, state_dir: Path, as_json: bool) -> None:
         _print_environment(stack, replica)
 
 
+@main.command()
+@state_dir_option
+@json_option
+def init(*, state_dir: Path, as_json: bool) -> None:
+    """Make the topics, and check those that are there.
+
+    Exit code 1 when one is not as it must be; the text says what to do.
+    """
+    from ops.connection import connected, settings_for
+    from ops.topics import init as make
+
+    with connected(settings_for(state_dir)) as app:
+        rows = make(app)
+    if as_json:
+        print_json({"topics": [asdict(row) for row in rows]})
+    else:
+        titles = ("topic", "partitions", "copies", "kept", "")
+        print_table(titles, [(r.topic, r.partitions, r.replication, r.kept, r.state) for r in rows])
+        _print_topic_problems(rows)
+    if any(row.wrong for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+@main.command("enqueue-command")  # Click would cut the -command off
+@click.argument("text", required=False)
+@parameters_option
+@click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")
+@click.option(
+    "--file",
+    type=click.File("rb"),
+    help="Statements between ';', or a JSON object {command, params} on each line; - is standard input.",
+)
+@click.option(
+    "--wait",
+    type=click.Choice(["log", "any", "all"]),
+    default="log",
+    show_default=True,
+    help="Until it is in the log, or applied by any replica, or by all.",
+)
+@click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for replicas.")
+@click.option("--key", help="The record's key in Kafka.")
+@state_dir_option
+@json_option
+def enqueue_command(  # one for each option
+    *,
+    text: str | None,
+    pairs: tuple[str, ...],
+    params: str | None,
+    file: BinaryIO | None,
+    wait: str,
+    timeout: float,
+    key: str | None,
+    state_dir: Path,
+    as_json: bool,
+) -> None:
+    """Append a write, or a file of them, to the log that all replicas apply.
+
+    A parameter's value is JSON where it is valid JSON, else text: -p age=30 -p name=user_1 -p 'tags=["a", "b"]'.
+
+    Exit codes: 1 it failed, 2 nothing was sent because something is wrong with it, 3 not applied in time, 4 rejected.
+    """
+    from ops import commands
+    from ops.connection import settings_for
+
+    if (text is None) == (file is None):
+        raise click.UsageError("Give either the text of one command, or --file.")
+    if file is not None and (pairs or params or key is not None):
+        raise click.UsageError("-p, --params and --key belong to one command; the lines of a file have their own.")
+    settings, wanted = settings_for(state_dir), commands.Wanted(wait, timeout)
+    told: commands.Told | commands.ToldOfMany
+    if file is not None:
+        with progress(quiet=as_json) as show:
+            told = commands.many(settings, file, wanted, show)
+    else:
+        told = commands.one(settings, text or "", pairs, params, key, wanted)
+    if as_json:
+        print_json(told.as_json())
+    else:
+        click.echo(told.as_text())
+    if told.exit_code:
+        raise click.exceptions.Exit(told.exit_code)
+
+
+@main.command()
+@click.argument("text")
+@parameters_option
+@click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")
+@click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds that the query may take.")
+@click.option("--max-rows", type=click.IntRange(min=1), help="Rows at most; never more than QUERY_MAX_ROWS.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="How rows are printed; json is a list of objects.",
+)
+@state_dir_option
+@json_option
+def enqueue_query(
+    *,
+    text: str,
+    pairs: tuple[str, ...],
+    params: str | None,
+    timeout: float,
+    max_rows: int | None,
+    form: str,
+    state_dir: Path,
+    as_json: bool,
+) -> None:
+    """Ask any replica, and print its answer.
+
+    Parameters are given as for enqueue-command.  Where the rows come from stands on standard error.
+
+    Exit codes: 1 it failed or was answered with an error, 2 nothing was sent, 3 no answer in time.
+    """
+    from ops import queries
+    from ops.connection import settings_for
+
+    rows = queries.ask(settings_for(state_dir), text, pairs, params, timeout_s=timeout, max_rows=max_rows)
+    if as_json:
+        print_json(queries.as_object(rows))
+    else:
+        queries.show(rows, form)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@state_dir_option
+@json_option
+def worker(*, replica: int, options: tuple[str, ...], state_dir: Path, as_json: bool) -> None:
+    """Run `dramatiq tasks` for one replica: apply its commands and answer queries.
+
+    OPTIONS are those of `dramatiq`, and modules with actors of your own: --queues command, --processes 2, --watch .,
+    -v.  The process becomes dramatiq: TERM ends it, HUP starts it again.
+    """
+    from ops import worker
+    from ops.connection import environment_of, settings_for
+
+    worker.become(options, environment_of(settings_for(state_dir, replica)))
+
+
+@main.command()
+@click.option("--replicas", type=click.IntRange(2, 9), default=3, show_default=True, help="How many Neo4j servers.")
+@click.option("--kill/--no-kill", default=True, show_default=True, help="Kill a worker and a database half-way.")
+@click.option("--keep", is_flag=True, help="Leave everything running at the end.")
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".stack-demo"),
+    show_default=True,
+    help="Where the demo's own servers live; emptied first.",
+)
+@json_option
+def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: bool) -> None:
+    """Load real data into replicas, kill some of them on the way, and prove that nothing was lost or done twice.
+
+    Exit code 0 means that all of it was proven.
+    """
+    from ops.demo import Demo
+
+    signal.signal(signal.SIGTERM, _end)
+    proof = Demo(state_dir, replicas=replicas, kill=kill, keep=keep, quiet=as_json).run()
+    if as_json:
+        print_json(proof.as_json())
+    if not proof.holds:
+        raise click.exceptions.Exit(1)
+
+
 def _status(stack: Stack) -> dict[str, object]:
     return {"servers": [asdict(row) for row in stack.status()]}
 
@@ -128,6 +328,15 @@ def _print_status(stack: Stack) -> None:
         print_table(titles, rows)
     else:
         click.echo(f"Nothing in {stack.folder} yet: `neo4j-kafka up` starts it.")
+
+
+def _print_topic_problems(rows: Sequence[TopicRow]) -> None:
+    for row in rows:
+        for problem in row.wrong:
+            click.secho(f"{row.topic} {problem}. {row.fix}", fg="red", err=True)
+    if any(row.replication == 1 for row in rows):
+        warning = "One copy of each topic: a lost disk is a lost log. Three Kafka servers keep three."
+        click.secho(warning, fg="yellow", err=True)
 
 
 def _print_environment(stack: Stack, replica: int) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import neo4j
+    from rich.table import Table
 
 # evidence -- What a graph says about what was done to it, read straight from the database.
 _EVIDENCE: Final[LiteralString] = """
@@ -87,6 +88,21 @@ class Proof:
     def holds(self) -> bool:
         """Whether everything is as promised."""
         return self.same and self.lost == 0 and self.applied_twice == 0
+
+    def as_table(self) -> Table:
+        """For people."""
+        from rich import box  # noqa: PLC0415  # only for people
+        from rich.table import Table  # noqa: PLC0415  # as above
+
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column("")
+        for title in ("last command", "airports", "routes", "counter"):
+            table.add_column(title, justify="right")
+        table.add_column("checksum of the whole graph")
+        for found in self.evidence:
+            numbers = (found.position, found.airports, found.routes, found.counted)
+            table.add_row(found.replica, *map(str, numbers), found.digest)
+        return table
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""

@@ -10,7 +10,7 @@
     │       └── ParkingFailed      a message cannot be put on its dead-letter topic; it stays unfinished
     └── KafkaError
         ├── DeliveryRefused        Kafka said no: too large, not allowed, no such topic
-        ├── DelayRefused           this broker has no delayed messages
+        ├── DelayRefused           a message of an ordered queue cannot be delayed
         ├── WrongTopic             a topic is not as its queue needs it
         ├── WrongKey               a message's key is neither text nor number
         ├── WrongSetting           Kafka's client does not take its settings
@@ -83,7 +83,7 @@ class DeliveryRefused(KafkaError):
 
 
 class DelayRefused(KafkaError):
-    """A delay was asked for, and this broker has no delayed messages (a retry with backoff is one, too)."""
+    """A delay was asked for, and a message of an ordered queue cannot have one."""
 
 
 class WrongTopic(KafkaError):

@@ -220,7 +220,7 @@ class Reader(dramatiq.Consumer):
 
     def close(self) -> None:
         """The group's member lives on.  Messages with an eta that Dramatiq has lost are handed out again."""
-        for unit in self._asleep:
+        for unit in reversed(self._asleep):
             if not unit.begun:
                 unit.assignment.buffer.release(unit)
         self._asleep = []

@@ -111,7 +111,7 @@ def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:
         "actor": _text(message.actor_name),
         "attempt": _text(str(int(message.options.get("retries") or 0) + 1)),
     }
-    return Outgoing(topic=topic, value=message.encode(), key=_text(_key(message)), headers=headers)
+    return Outgoing(topic=topic, key=_text(_key(message)), value=message.encode(), headers=headers)
 
 
 def _key(message: dramatiq.Message[Any]) -> str:

@@ -1,0 +1,369 @@
+"""How a message's end becomes an ack, a hold or a dead letter: the reader, with its two ways to Kafka as functions."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.errors import ActorNotFound, Retry
+from dramatiq.middleware import SkipMessage
+
+from brokers.assignment import Assignment, Buffer
+from brokers.errors import ConsumerStopped, DelayRefused, DeliveryRefused, KafkaError, ParkingFailed, Unreachable
+from brokers.offsets import AckTracker
+from brokers.ordered import OrderedBuffer
+from brokers.parallel import ParallelBuffer
+from brokers.reader import KafkaMessageProxy, Reader
+from brokers.records import Outgoing, Record, encode
+from brokers.topics import Queue, TopicSpec
+
+
+class Kafka:
+    """Takes what is sent, until told to fail."""
+
+    def __init__(self) -> None:
+        self.parked: list[Outgoing] = []
+        self.sent: list[tuple[str, int | None]] = []
+        self.errors: list[Exception] = []
+
+    def park(self, record: Outgoing, spec: TopicSpec) -> None:
+        self._fail()
+        assert record.topic == spec.name
+        self.parked.append(record)
+
+    def send(self, message: dramatiq.Message[Any], delay: int | None) -> None:
+        self._fail()
+        self.sent.append((message.actor_name, delay))
+
+    def _fail(self) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        return [(one.headers["xq.error"].decode(), one.headers["xq.reason"].decode()) for one in self.parked]
+
+
+class Bench:
+    """A queue with records, and a reader of it."""
+
+    def __init__(self, *, ordered: bool = False, batch: int | None = None, decode: Any = None) -> None:
+        spec = TopicSpec("q", 1, exact=True) if ordered else TopicSpec("q")
+        self.queue = Queue("q", spec, "g", ordered=ordered, batch=batch, decode=decode)
+        self.buffer: Buffer = OrderedBuffer(self.queue) if ordered else ParallelBuffer(self.queue)
+        self.kafka = Kafka()
+        self.assign()
+
+    def assign(self) -> None:
+        self.assignment = Assignment("q", 0, self.buffer, AckTracker(0), started=True, paused=False)
+        if isinstance(self.buffer, OrderedBuffer):
+            self.buffer.start_at(self.assignment, 0)
+
+    def reader(self, prefetch: int = 9) -> Reader:
+        park, send = self.kafka.park, self.kafka.send
+        return Reader(self.queue, self.buffer, park=park, send=send, prefetch=prefetch, timeout_s=0)
+
+    def deliver(self, *values: bytes | None) -> Bench:
+        first = self.assignment.tracker.next
+        records = [Record("q", 0, first + n, 0, None, value) for n, value in enumerate(values)]
+        for record in records:
+            self.assignment.tracker.begin(record.offset)
+        self.buffer.deliver(self.assignment, records)
+        return self
+
+    @property
+    def committed(self) -> int:
+        return self.assignment.tracker.snapshot().offset
+
+
+def value(actor: str = "a", **options: Any) -> bytes:
+    """A message on the wire."""
+    message: dramatiq.Message[Any] = dramatiq.Message("q", actor, (1,), {}, options)
+    return encode(message, "q").value or b""
+
+
+def taken(reader: Reader) -> KafkaMessageProxy:
+    """The next message, begun."""
+    message = next(reader)
+    assert message is not None
+    assert message.begin()
+    return message
+
+
+def failed(message: KafkaMessageProxy, error: BaseException) -> KafkaMessageProxy:
+    """*message*, as Dramatiq leaves one that fails for good."""
+    try:
+        raise error
+    except BaseException as exc:  # noqa: BLE001 - as Dramatiq's worker does
+        message.stuff_exception(exc)
+    message.fail()
+    return message
+
+
+def test_an_ack_finishes_the_record() -> None:
+    """And the next commit says so."""
+    bench = Bench().deliver(value())
+    reader = bench.reader()
+    message = taken(reader)
+    assert (message.record.offset, message.args) == (0, (1,))
+    assert bench.committed == 0
+    reader.ack(message)
+    assert bench.committed == 1
+
+
+def test_a_failed_message_is_parked_with_its_error_and_its_traceback() -> None:
+    """A person who reads the dead letter needs no worker's log."""
+    delivered = value()
+    bench = Bench().deliver(delivered)
+    reader = bench.reader()
+    reader.nack(failed(taken(reader), ValueError("five")))
+    assert bench.kafka.told == [("ValueError", "ValueError: five")]
+    assert b"raise error\nValueError: five" in bench.kafka.parked[0].headers["xq.traceback"]
+    assert bench.kafka.parked[0].value == delivered
+    assert bench.committed == 1
+
+
+def test_an_actor_that_nobody_knows_parks_its_message() -> None:
+    """With the name, since the worker at hand may simply be older than the sender."""
+    bench = Bench().deliver(value(actor="ghost"))
+    reader = bench.reader()
+    reader.nack(failed(taken(reader), ActorNotFound("ghost")))  # type: ignore[no-untyped-call]
+    assert bench.kafka.told == [("ActorNotFound", "no actor 'ghost' in this worker")]
+
+
+def test_what_could_not_be_sent_parks_the_message_with_both_reasons() -> None:
+    """A retry with backoff is refused: the dead letter tells the actor's own error first, then why it ends here."""
+    bench = Bench().deliver(value(), value())
+    reader = bench.reader()
+    message = taken(reader)
+    try:
+        raise ValueError("five")
+    except ValueError as exc:
+        message.stuff_exception(exc)
+    message.send_error = DelayRefused("no delays")
+    reader.ack(message)
+    quiet = taken(reader)
+    quiet.send_error = DelayRefused("no delays")
+    reader.ack(quiet)
+    assert bench.kafka.told == [
+        ("ValueError", "ValueError: five; then what should follow could not be sent: no delays"),
+        ("DelayRefused", "it ran, and what should follow could not be sent: no delays"),
+    ]
+    assert b"ValueError: five" in bench.kafka.parked[0].headers["xq.traceback"]
+    assert bench.committed == 2
+
+
+def test_what_is_owed_is_sent_before_the_ack_and_only_once() -> None:
+    """While Kafka is away Dramatiq acks again and again; the actor does not run again."""
+    bench = Bench().deliver(value())
+    reader = bench.reader()
+    message = taken(reader)
+    message.owed = [(dramatiq.Message("q", name, (), {}, {}), delay) for name, delay in (("first", None), ("late", 5))]
+    bench.kafka.errors = [Unreachable("away")]
+    with pytest.raises(Unreachable):
+        reader.ack(message)
+    assert bench.committed == 0
+    reader.ack(message)
+    assert bench.kafka.sent == [("first", None), ("late", 5)]
+    assert bench.committed == 1
+
+
+def test_what_is_owed_and_then_refused_parks_the_message() -> None:
+    """Refused once is refused for ever; the others are sent."""
+    bench = Bench().deliver(value())
+    reader = bench.reader()
+    message = taken(reader)
+    message.owed = [(dramatiq.Message("q", name, (), {}, {}), None) for name in ("big", "small")]
+    bench.kafka.errors = [DeliveryRefused("too large")]
+    reader.ack(message)
+    assert bench.kafka.sent == [("small", None)]
+    assert bench.kafka.told == [("DeliveryRefused", "it ran, and what should follow could not be sent: too large")]
+
+
+def test_a_report_that_could_not_be_published_repeats_the_message() -> None:
+    """What middleware publishes itself cannot be sent for it later: only the whole message again can."""
+    bench = Bench().deliver(value())
+    reader = bench.reader()
+    message = taken(reader)
+    message.send_error = Unreachable("away")
+    reader.ack(message)
+    assert bench.committed == 0
+    assert taken(reader).record.offset == 0
+
+
+def test_a_message_that_cannot_be_parked_stays_unfinished() -> None:
+    """An error after which Dramatiq acks again; when Kafka is back the message is parked once."""
+    bench = Bench().deliver(value())
+    reader = bench.reader()
+    message = failed(taken(reader), ValueError("five"))
+    bench.kafka.errors = [Unreachable("away")]
+    with pytest.raises(Unreachable):
+        reader.nack(message)
+    assert bench.committed == 0
+    reader.nack(message)
+    reader.nack(message)
+    assert bench.committed == 1
+
+
+def test_a_record_too_large_for_its_dead_letter_is_parked_without_its_value() -> None:
+    """Its place is in the headers, and it still lies there; a topic that takes nothing at all keeps it unfinished."""
+    bench = Bench().deliver(value(), value())
+    reader = bench.reader()
+    bench.kafka.errors = [DeliveryRefused("too large")]
+    reader.nack(failed(taken(reader), ValueError("five")))
+    assert bench.kafka.parked[0].value is None
+    assert bench.kafka.parked[0].headers["xq.offset"] == b"0"
+    bench.kafka.errors = [DeliveryRefused("no"), DeliveryRefused("no")]
+    with pytest.raises(ParkingFailed):
+        reader.nack(failed(taken(reader), ValueError("five")))
+    assert bench.committed == 1
+
+
+def test_an_undecodable_record_is_parked_and_the_next_one_comes() -> None:
+    """Bad input never stops a queue."""
+    bench = Bench().deliver(b"garbage", None, value())
+    reader = bench.reader()
+    assert next(reader) is None
+    assert next(reader) is None
+    assert taken(reader).record.offset == 2
+    assert [error for error, _ in bench.kafka.told] == ["Undecodable", "Undecodable"]
+    assert bench.kafka.parked[0].value == b"garbage"
+    assert bench.committed == 2
+
+
+def test_an_undecodable_record_that_cannot_be_parked_comes_again() -> None:
+    """Not as a connection error: on those Dramatiq forgets the messages that it keeps for later."""
+    bench = Bench().deliver(b"garbage")
+    reader = bench.reader()
+    bench.kafka.errors = [Unreachable("away")]
+    with pytest.raises(KafkaError, match="away"):
+        next(reader)
+    assert bench.committed == 0
+    assert next(reader) is None
+    assert bench.committed == 1
+
+
+def test_a_bug_in_the_applications_decoder_parks_the_record() -> None:
+    """It must not stop the queue either."""
+
+    def broken(record: Record, queue: str) -> dramatiq.Message[Any]:
+        raise ZeroDivisionError("mine")
+
+    bench = Bench(decode=broken).deliver(value())
+    assert next(bench.reader()) is None
+    assert "ZeroDivisionError" in bench.kafka.told[0][1]
+
+
+def test_a_failed_message_of_an_ordered_queue_is_held() -> None:
+    """Whatever middleware says: an exception is no success, with Retries or without."""
+    bench = Bench(ordered=True).deliver(value(), value())
+    reader = bench.reader()
+    message = taken(reader)
+    message.stuff_exception(ValueError("five"))
+    assert message.failed
+    reader.nack(message)
+    held = bench.buffer.held(bench.assignment)
+    assert held is not None
+    assert held.reason == "ValueError: five"
+    assert (bench.committed, bench.kafka.parked, next(reader)) == (0, [], None)
+
+
+@pytest.mark.parametrize("error", [Retry("later", delay=0), type("Held", (Exception,), {"retry_after_s": 0})()])
+def test_an_error_may_say_when_to_try_a_held_message_again(error: Exception) -> None:
+    """Dramatiq's Retry does in milliseconds, any other error in an attribute."""
+    bench = Bench(ordered=True).deliver(value())
+    reader = bench.reader()
+    reader.nack(failed(taken(reader), error))
+    assert taken(reader).record.offset == 0
+
+
+@pytest.mark.parametrize("error", [SkipMessage("too old"), ActorNotFound("ghost")])  # type: ignore[no-untyped-call]
+def test_what_is_passed_over_on_purpose_does_not_hold_an_ordered_queue(error: Exception) -> None:
+    """An age limit, or an actor that does not exist, would hold it for ever."""
+    bench = Bench(ordered=True).deliver(value(), value())
+    reader = bench.reader()
+    reader.nack(failed(taken(reader), error))
+    assert taken(reader).record.offset == 1
+    assert len(bench.kafka.parked) == 1
+
+
+def test_a_batch_carries_consecutive_messages_of_one_actor() -> None:
+    """It is cut before another actor and before what cannot be read; that stands alone, and is parked."""
+    bench = Bench(ordered=True, batch=10).deliver(value(), value(), value("b"), b"garbage", value())
+    reader = bench.reader()
+    sizes = []
+    for _ in range(4):
+        message = next(reader)
+        if message is not None:
+            [messages] = message.args
+            sizes.append([(one.actor_name, one.record.offset) for one in messages])
+            assert message.begin()
+            reader.ack(message)
+    assert sizes == [[("a", 0), ("a", 1)], [("b", 2)], [("a", 4)]]
+    assert [json.loads(one.headers["xq.offset"]) for one in bench.kafka.parked] == [3]
+    assert bench.committed == 5
+
+
+def test_a_late_ack_through_a_new_reader_counts_where_the_message_came_from() -> None:
+    """Dramatiq acks on whatever reader it has now, also when the buffer behind it is another one."""
+    old = Bench().deliver(value())
+    message = taken(old.reader())
+    new = Bench().deliver(value())
+    other = taken(new.reader())
+    new.reader().ack(message)
+    assert (old.committed, old.buffer.outstanding) == (1, 0)
+    assert (new.committed, new.buffer.outstanding) == (0, 1)
+    assert other.record.offset == 0
+
+
+def test_requeued_messages_come_again_in_their_order() -> None:
+    """Those of a revoked partition do not: they run elsewhere."""
+    bench = Bench().deliver(value(), value(), value())
+    reader = bench.reader()
+    messages = [one for _ in range(3) if (one := next(reader))]
+    reader.requeue(iter(messages))
+    reader.requeue(messages)
+    assert [taken(reader).record.offset for _ in range(3)] == [0, 1, 2]
+    last = bench.deliver(value()).reader()
+    message = next(last)
+    assert message is not None
+    bench.buffer.revoke([bench.assignment])
+    last.requeue([message])
+    assert next(last) is None
+
+
+def test_the_prefetch_is_respected() -> None:
+    """Over all readers of a queue in this process, ended ones excepted."""
+    bench = Bench().deliver(*[value()] * 5)
+    reader = bench.reader(prefetch=2)
+    first = taken(reader)
+    taken(reader)
+    assert next(reader) is None
+    reader.ack(first)
+    assert next(reader) is not None
+    assert next(bench.reader(prefetch=2)) is None
+
+
+def test_messages_that_dramatiq_keeps_for_later_and_loses_are_handed_out_again() -> None:
+    """On a connection error it empties its heap of messages with an eta; closing the reader brings them back."""
+    bench = Bench().deliver(value(eta=99), value(eta=99), value())
+    reader = bench.reader()
+    for _ in range(3):
+        assert next(reader) is not None
+    reader.close()
+    reader.close()
+    again = bench.reader()
+    assert [one.record.offset for _ in range(3) if (one := next(again))] == [0, 1]
+
+
+def test_a_reader_says_when_its_consumer_has_ended() -> None:
+    """Then Dramatiq opens another; the one who waits is woken at once."""
+    bench = Bench()
+    reader = bench.reader()
+    threading.Timer(0.01, bench.buffer.stop, ["gone"]).start()
+    reader._timeout_s = 10
+    with pytest.raises(ConsumerStopped, match="gone"):
+        next(reader)

@@ -25,17 +25,18 @@ ROUTES = Path(__file__).parent / "data" / "flights-airport.csv"
 
 CONSTRAINT = "CREATE CONSTRAINT airport_iata IF NOT EXISTS FOR (a:Airport) REQUIRE a.iata IS UNIQUE"
 
-_COUNT = "MERGE (c:Counter {id: 0}) SET c.n = coalesce(c.n, 0) + 1 WITH c "
+_COUNT = "MERGE (c:Counter {id: 0}) SET c.n = coalesce(c.n, 0) + 1"
 
 _AIRPORT = (
-    _COUNT + "MERGE (a:Airport {iata: $iata}) "
+    _COUNT + " WITH c MERGE (a:Airport {iata: $iata}) "
     "SET a.name = $name, a.city = $city, a.state = $state, a.country = $country, a.location = $location"
 )
 
-# CREATE on purpose: a route that is applied twice is there twice.
+# CREATE on purpose: a route that is applied twice is there twice.  No WITH before (a)-[...]->(b): behind one their labels
+# are out of sight, and a command that may touch any node shares no transaction with its neighbours.
 _ROUTE = (
-    _COUNT + "MATCH (a:Airport {iata: $origin}), (b:Airport {iata: $destination}) "
-    "CREATE (a)-[:FLIES_TO {flights: $flights}]->(b)"
+    "MATCH (a:Airport {iata: $origin}), (b:Airport {iata: $destination}) "
+    "CREATE (a)-[:FLIES_TO {flights: $flights}]->(b) " + _COUNT
 )
 
 

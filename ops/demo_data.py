@@ -32,8 +32,8 @@ _AIRPORT = (
     "SET a.name = $name, a.city = $city, a.state = $state, a.country = $country, a.location = $location"
 )
 
-# CREATE on purpose: a route that is applied twice is there twice.  No WITH before (a)-[...]->(b): behind one their labels
-# are out of sight, and a command that may touch any node shares no transaction with its neighbours.
+# CREATE on purpose: a route that is applied twice is there twice.  No WITH before (a)-[...]->(b): behind one their
+# labels are out of sight, and a command that may touch any node shares no transaction with its neighbours.
 _ROUTE = (
     "MATCH (a:Airport {iata: $origin}), (b:Airport {iata: $destination}) "
     "CREATE (a)-[:FLIES_TO {flights: $flights}]->(b) " + _COUNT

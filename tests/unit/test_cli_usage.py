@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+import cli
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    """Run the program in this process."""
+    return CliRunner().invoke(cli.main, arguments, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["enqueue-command"], "either the text of one command, or --file"),
+        (["enqueue-command", "RETURN 1", "--file", "-"], "either the text of one command, or --file"),
+        (["enqueue-command", "--file", "-", "-p", "a=1"], "belong to one command"),
+        (["enqueue-command", "--file", "-", "--key", "k"], "belong to one command"),
+        (["enqueue-command", "--file", "no-such-file"], "No such file"),
+        (["enqueue-command", "RETURN 1", "--wait", "some"], "'some' is not one of"),
+        (["enqueue-command", "RETURN 1", "--timeout", "0"], "0"),
+        (["enqueue-query"], "Missing argument 'TEXT'"),
+        (["enqueue-query", "RETURN 1", "--max-rows", "0"], "0"),
+        (["enqueue-query", "RETURN 1", "--format", "xml"], "'xml' is not one of"),
+        (["demo", "--replicas", "1"], "1"),
+    ],
+)
+def test_wrong_usage_is_exit_code_two_and_says_what_is_wrong(arguments: list[str], says: str) -> None:
+    """Before anything is sent."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["enqueue-command", "RETURN 1"], ["enqueue-query", "RETURN 1"], ["init"]])
+def test_a_wrong_setting_is_named(arguments: list[str]) -> None:
+    """One line: which variable, and what is wrong with it."""
+    result = run(*arguments, BROKERS="localhost")
+    assert result.exit_code == 2
+    assert result.stderr == "BROKERS: Value error, 'localhost' is not host:port\n"
+
+
+def test_a_wrong_setting_is_an_object_with_json() -> None:
+    """For programs, too."""
+    result = run("worker", "--json", BROKERS="localhost")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["message"] == "BROKERS: Value error, 'localhost' is not host:port"
+
+
+def test_every_command_takes_json() -> None:
+    """As the README says."""
+    for name, command in cli.main.commands.items():
+        assert any("--json" in parameter.opts for parameter in command.params), name

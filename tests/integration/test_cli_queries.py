@@ -1,0 +1,147 @@
+"""`enqueue-query` and `status` on real servers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+import cli
+from tests.replicas import Replicas, replicas_of
+from tests.support import unique
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.conftest import Neo4jServer
+
+    Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def replicas(
+    kafka: str, neo4j_servers: tuple[Neo4jServer, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Replicas]:
+    """Two replicas at work, with two users who know each other."""
+    with replicas_of(kafka, neo4j_servers[:2], tmp_path_factory.mktemp("cli")) as found:
+        text = "CREATE (:User {name: 'ann', age: 30})-[:KNOWS {since: date('2020-01-01')}]->(:User {name: 'b;\"c\"'})"
+        found.app().run_command.send(text).wait(applied=2, timeout=60)
+        yield found
+
+
+@pytest.fixture
+def run(replicas: Replicas) -> Run:
+    """Run `enqueue-query` as a user whose environment points at the first replica."""
+
+    def run(*arguments: str, command: str = "enqueue-query", **environment: str) -> Result:
+        env = {**replicas.env(1), **environment}
+        return CliRunner().invoke(cli.main, [command, *arguments], env=env)
+
+    return run
+
+
+PAIR = "MATCH (a)-[r:KNOWS]->(b) RETURN a, r, b.name AS name, a.age AS age, null AS nothing"
+
+
+def test_a_table_shows_rows_as_people_read_them(run: Run) -> None:
+    """Columns in the order of the query; where the rows are from stands on standard error."""
+    result = run(PAIR)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "a\tr\tname\tage\tnothing",
+        '(:User {age: 30, name: "ann"})\t[:KNOWS {since: 2020-01-01}]\tb;"c"\t30\tNULL',
+    ]
+    assert result.stderr.startswith("1 row from ")
+    assert result.stderr.endswith(", at command 0\n")
+
+
+def test_json_rows_are_a_list_of_objects(run: Run) -> None:
+    """In typed JSON, so that nothing is lost."""
+    [row] = json.loads(run(PAIR, "--format", "json").stdout)
+    assert row["a"]["_value"]["_properties"] == {"name": "ann", "age": 30}
+    assert row["r"]["_value"]["_properties"] == {"since": {"$type": "Date", "_value": "2020-01-01"}}
+    assert (row["age"], row["nothing"]) == (30, None)
+
+
+def test_csv_rows_can_be_read_by_a_spreadsheet(run: Run) -> None:
+    """A header, and quotes where a text needs them."""
+    [row] = csv.DictReader(run(PAIR, "--format", "csv").stdout.splitlines())
+    assert (row["name"], row["age"], row["nothing"]) == ('b;"c"', "30", "")
+
+
+def test_json_is_the_whole_answer(run: Run, replicas: Replicas) -> None:
+    """Columns, rows, who answered, and how new."""
+    answer = json.loads(run("RETURN $x AS x", "-p", "x=[1]", "--json").stdout)
+    assert answer.pop("replica") in {replicas.env(1)["GROUP_ID"], replicas.env(2)["GROUP_ID"]}
+    assert answer == {"columns": ["x"], "rows": [{"x": [1]}], "truncated": False, "position": 0}
+
+
+def test_rows_beyond_the_limit_are_cut_and_said_so(run: Run) -> None:
+    """In every form."""
+    text = "UNWIND range(1, 10) AS i RETURN i"
+    for form in ("table", "json", "csv"):
+        result = run(text, "--max-rows", "3", "--format", form)
+        assert "3 rows, cut off: there are more" in result.stderr
+    assert len(json.loads(run(text, "--max-rows", "3", "--json").stdout)["rows"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("RETURN 1 +", "Neo.ClientError.Statement.SyntaxError: Invalid input"),
+        ("CREATE (n) RETURN n", "send a command"),
+        ("LOAD CSV FROM 'x' AS r RETURN r", "reads files"),
+    ],
+)
+def test_an_error_is_exit_code_one_with_the_words_of_the_database(run: Run, text: str, says: str) -> None:
+    """And the replica that said it."""
+    result = run(text)
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert "(answered by " in result.stderr
+
+
+def test_no_answer_in_time_is_exit_code_three(run: Run) -> None:
+    """Nobody is at work on these topics."""
+    result = run("RETURN 1", "--timeout", "1", B_TOPIC_PREFIX=unique() + "-")
+    assert result.exit_code == 3
+    assert "no answer" in result.stderr
+
+
+def test_a_parameter_that_cannot_be_sent_is_exit_code_two(run: Run) -> None:
+    """Nothing was asked."""
+    assert run("RETURN $x", "-p", "x=99999999999999999999").exit_code == 2
+
+
+def test_status_tells_how_far_each_replica_is(run: Run, replicas: Replicas, tmp_path: Path) -> None:
+    """Its last command, and how many it has before it."""
+    nothing = str(tmp_path)
+    told = json.loads(run("--state-dir", nothing, "--json", command="status").stdout)
+    names = [replicas.env(number)["GROUP_ID"] for number in (1, 2)]
+    assert told == {
+        "servers": [],
+        "replicas": [{"name": name, "position": 0, "lag": 0} for name in names],
+        "problem": None,
+    }
+    assert f"{names[0]}\t0\t0" in run("--state-dir", nothing, command="status").stdout
+
+
+def test_status_counts_what_a_replica_has_not_applied(
+    kafka: str, neo4j_servers: tuple[Neo4jServer, ...], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Here its worker is gone."""
+    folder = tmp_path_factory.mktemp("lag")
+    with replicas_of(kafka, neo4j_servers[2:], folder) as replicas:
+        app = replicas.app()
+        app.run_command.send("MERGE (:Ready)").wait(applied=1, timeout=60)
+        replicas.kill(1)
+        for _ in range(3):
+            app.run_command.send("MERGE (:Ready)")
+        result = CliRunner().invoke(cli.main, ["status", "--state-dir", str(folder), "--json"], env={**replicas.env(1)})
+        [row] = json.loads(result.stdout)["replicas"]
+        assert (row["position"], row["lag"]) == (0, 3)

@@ -40,7 +40,7 @@ class Demo:
 
     def __init__(self, state_dir: Path, *, replicas: int, kill: bool, keep: bool, quiet: bool) -> None:
         """*state_dir* is emptied; *quiet* keeps stdout free."""
-        self._stack = Stack(state_dir)
+        self._stack = Stack(state_dir, short_lived=True)
         self._replicas = replicas
         self._kill = kill
         self._keep = keep

@@ -41,7 +41,7 @@ class Launcher:
 
     def site(self, name: str) -> Site:
         """Return where a server of the state lives."""
-        return Site(self.state.servers[name], self.file.folder / name, self.state.password)
+        return Site(self.state.servers[name], self.file.folder / name, self.state.password, self.state.short_lived)
 
     def ensure(self, names: Iterable[str]) -> None:
         """Make every named server answer: leave those that do, adopt those that will, start the others, together.

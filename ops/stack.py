@@ -54,7 +54,9 @@ class Stack:
     `StackError`.  Names of servers: ``kafka``, ``redis``, ``neo4j-1`` ..., ``worker-1`` ...
     """
 
-    def __init__(self, state_dir: Path = STATE_DIR) -> None:
+    def __init__(self, state_dir: Path = STATE_DIR, *, short_lived: bool = False) -> None:
+        """*short_lived* servers are at their best in the first minutes, and slower than others for ever after."""
+        self._short_lived = short_lived
         self.folder = state_dir.resolve()
         self._file = StateFile(self.folder)
 
@@ -156,6 +158,7 @@ class Stack:
         return NEO4J_USER, self._file.read().password
 
     def _ensure(self, state: State, names: Iterable[str], progress: Progress) -> None:
+        state.short_lived = self._short_lived
         for name in names:
             _plan(state, name)
         Launcher(self._file, state, progress).ensure(names)
@@ -169,7 +172,7 @@ class Stack:
         return addresses | login | redis
 
     def _site(self, state: State, name: str) -> Site:
-        return Site(self._get(state, name), self.folder / name, state.password)
+        return Site(self._get(state, name), self.folder / name, state.password, state.short_lived)
 
     def _get(self, state: State, name: str) -> Server:
         if name in state.servers:

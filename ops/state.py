@@ -65,6 +65,7 @@ class State(msgspec.Struct, kw_only=True):
     format: int = FORMAT
     password: str = msgspec.field(default_factory=lambda: secrets.token_hex(12))
     neo4j_version: str = ""
+    short_lived: bool = False
     servers: dict[str, Server] = {}
 
 

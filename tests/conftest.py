@@ -103,7 +103,7 @@ def _claim_stack() -> tuple[TextIOWrapper, Stack]:
         except BlockingIOError:
             lock.close()
             continue
-        return lock, Stack(folder)
+        return lock, Stack(folder, short_lived=True)
     raise AssertionError("unreachable: the loop is endless")
 
 

@@ -88,7 +88,8 @@ def _point(point: Point) -> str:
 
 
 def _properties(properties: Mapping[str, Any]) -> str:
-    return _map(properties) if properties else ""
+    # Sorted: a database gives them in no order, and two replicas should look the same.
+    return _map(dict(sorted(properties.items()))) if properties else ""
 
 
 def _map(entries: Mapping[str, Any]) -> str:

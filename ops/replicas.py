@@ -46,7 +46,8 @@ def replicas(settings: Settings) -> list[ReplicaRow]:
 
 
 def _rows(app: App) -> list[ReplicaRow]:
-    if any(app.broker.topics.partitions(spec.name) is None for spec in app.topics):
+    needed = (app.command_topic, app.outcomes_topic, app.replicas_topic)
+    if any(app.broker.topics.partitions(spec.name) is None for spec in needed):
         return []
     end = _end(app)
     known = app.follower.replicas(ASK_S)

@@ -40,7 +40,8 @@ def run(*arguments: str, **environment: str) -> Result:
 def make_topic(kafka: str, name: str, partitions: int, **config: str) -> None:
     """Make a topic as somebody else would have."""
     topic = NewTopic(name, partitions, 1, config=config)
-    AdminClient({"bootstrap.servers": kafka}).create_topics([topic])[name].result(10)
+    admin = AdminClient({"bootstrap.servers": kafka})  # has a name: its futures end with it
+    admin.create_topics([topic])[name].result(10)
 
 
 def init(kafka: str, prefix: str) -> tuple[int, dict[str, dict[str, Any]]]:

@@ -148,7 +148,7 @@ class Load:
         """Start what was killed; it goes on from the position in its graph."""
         self._stack.start(*(killed.name for killed in self._killed))
         for killed in self._killed:
-            self._bars.note(killed.replica, f"{killed.name} is back, {killed.replica} catches up")
+            self._bars.note(killed.replica, f"{killed.name} was killed after {killed.at:,}, and is back")
 
 
 def sends(app: App) -> list[Callable[[], Receipt]]:

@@ -72,9 +72,7 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         message = self.message_with_options(args=args, kwargs=kwargs, **options)
         return Receipt(self.broker.enqueue(message), self.follower)
 
-    def message(  # type: ignore[override]  # the text's name is nobody's business, so that $text can be a parameter
-        self, text: str | Statement | Sequence[Statement], /, **parameters: Any
-    ) -> dramatiq.Message[Any]:
+    def message(self, text: str | Statement | Sequence[Statement], /, **parameters: Any) -> dramatiq.Message[Any]:
         """The message that `send` would send, for groups and pipelines."""
         return self.message_with_options(args=(text,), kwargs=parameters)
 

@@ -99,6 +99,7 @@ def test_workers_killed_twenty_times_leave_equal_replicas_and_an_exact_count(
         sums = [_checksum(server) for server in neo4j_servers]
         assert len(set(sums)) == 1
         rejected = wait_until(lambda: told(replicas, COMMANDS - counted), 30, "every rejected command to be told")
+        assert rejected is not None
         assert len(rejected) == len(neo4j_servers)
 
 

@@ -6,7 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public there, though not marked so
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from tests.replicas import Replicas, replicas_of, value
 from tests.support import wait_until
@@ -123,4 +129,4 @@ def worker_is_whole(replicas: Replicas) -> bool:
     assert "Exception in thread" not in log
     assert "You've found a bug" not in log
     assert "unexpected error" not in log
-    return value(replicas.servers[0], "MATCH (b:Begin) RETURN count(b)") == 1
+    return bool(value(replicas.servers[0], "MATCH (b:Begin) RETURN count(b)") == 1)

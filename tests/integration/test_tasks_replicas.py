@@ -191,13 +191,12 @@ def test_a_query_without_a_worker_times_out_with_its_name(app: App) -> None:
         unknown_to_workers.send().get(2)
 
 
-def test_a_command_and_a_query_make_a_group_and_a_pipeline_of_queries_runs(app: App) -> None:
-    """Messages compose as Dramatiq's do."""
+def test_commands_make_a_group(app: App) -> None:
+    """Their messages compose as Dramatiq's do, and keep their order."""
     names = [f"group-{n}" for n in range(5)]
-    group = dramatiq.group(
-        (app.run_command.message("MERGE (u:User {name: $name})", name=name) for name in names), broker=app.broker
-    ).run()
-    [offset] = {group.children[-1].delivery.offset}
+    messages = [app.run_command.message("MERGE (u:User {name: $name})", name=name) for name in names]
+    group = dramatiq.group(messages, broker=app.broker).run()  # type: ignore[no-untyped-call]  # Dramatiq's gap
+    offset = group.children[-1].delivery.offset
     receipt = app.run_command.send("MERGE (u:User {name: 'after-group'})")
     assert receipt.position() > offset
     receipt.wait(applied="all")

@@ -37,9 +37,8 @@ BAD_BODIES = {
 
 def record(value: bytes | None, **fields: Any) -> Record:
     """A record on the command topic."""
-    return Record(
-        **{"topic": "p-command", "partition": 0, "offset": 7, "timestamp_ms": 1, "key": b"k", "value": value} | fields
-    )
+    usual: dict[str, Any] = {"topic": "p-command", "partition": 0, "offset": 7, "timestamp_ms": 1, "key": b"k"}
+    return Record(**usual | {"value": value} | fields)
 
 
 def message(

@@ -220,7 +220,7 @@ def _relationship(value: Relationship | graph.Relationship, path: str, depth: in
     if isinstance(value, Relationship):
         start, end, properties = value.start_element_id, value.end_element_id, value.properties
     else:
-        start, end = (node.element_id if node else "" for node in value.nodes)
+        start, end = (node.element_id if node is not None else "" for node in value.nodes)
         properties = dict(value.items())
     return _typed(
         "Relationship",

@@ -245,3 +245,15 @@ def test_a_new_replica_reads_all_history(
 
         query = "MATCH (u:User) RETURN count(u)"
         assert value(neo4j_servers[2], query) == value(neo4j_servers[0], query)
+
+
+def test_a_relationship_names_both_its_ends_also_without_them(app: App) -> None:
+    """Its end nodes come as shells without properties when they are not asked for."""
+    app.run_command.send("CREATE (:Left)-[:TO {n: 1}]->(:Right)").wait(applied="all")
+
+    [row] = app.run_query.send("MATCH (l:Left)-[r:TO]->(t:Right) RETURN r, elementId(l) AS l, elementId(t) AS t").get(
+        10
+    )
+
+    assert (row["r"].start_element_id, row["r"].end_element_id) == (row["l"], row["t"])
+    assert row["r"].properties == {"n": 1}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from neo4j import Driver
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell that starts us in the background has Ctrl-C ignored, and programs that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True, slots=True)

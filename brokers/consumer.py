@@ -23,7 +23,7 @@ from brokers.commits import Commits
 from brokers.ordered import OrderedBuffer
 from brokers.parallel import ParallelBuffer
 from brokers.records import received
-from brokers.starts import ASK_KAFKA_S, Start
+from brokers.starts import ASK_KAFKA_S, Start, ask_kafka
 
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Message as KafkaMessage
 
     from brokers.assignment import Blocked, Buffer
+    from brokers.bounds import Bounds
     from brokers.offsets import AckTracker
     from brokers.records import Record
     from brokers.topics import Queue
@@ -74,6 +75,7 @@ def consumer_config(group_id: str, protocol: str) -> dict[str, Any]:
         "isolation.level": "read_committed",
         "queued.min.messages": 1000,
         "queued.max.messages.kbytes": 16384,
+        "fetch.wait.max.ms": 100,  # any other question on the same connection waits behind a fetch
         "fetch.queue.backoff.ms": 10,  # or a resumed partition starves behind its neighbours
     }
     if protocol == "classic":
@@ -86,7 +88,7 @@ def consumer_config(group_id: str, protocol: str) -> dict[str, Any]:
 
 
 class GroupConsumer:
-    """Reads the queues of one consumer group in a thread of its own.
+    """Reads the queues of one consumer group in a thread of its own.  *bounds* tells where logs begin and end.
 
     Raises:
       WrongSetting: Kafka's client does not take the settings.
@@ -96,6 +98,7 @@ class GroupConsumer:
         self,
         group_id: str,
         settings: Mapping[str, Any],
+        bounds: Bounds,
         *,
         health: Health | None = None,
         protocol: str = "classic",
@@ -103,6 +106,7 @@ class GroupConsumer:
     ) -> None:
         self.group_id = group_id
         self.failure: BaseException | None = None
+        self._bounds = bounds
         self._drain_s = drain_s
         self._lock = threading.Lock()
         self._buffers: dict[str, Buffer] = {}  # by topic
@@ -238,13 +242,12 @@ class GroupConsumer:
     def _start_partitions(self) -> None:
         # What runs of an ordered queue is about to move the place where it starts.
         waiting = [a for a in self._assignments.values() if not (a.started or (a.buffer.queue.ordered and a.running))]
-        for assignment in waiting:
-            start = self._start_of(assignment)
-            if start.due() and not start.ask(self._client):
-                break  # Kafka is away; the others would each wait for it too, while nobody polls
-            if start.answer is not None and self._begin(assignment, start.answer):
-                del self._starts[assignment]
-                assignment.blocked = None
+        starts = [self._start_of(assignment) for assignment in waiting]
+        ask_kafka(starts, self._client, self._bounds)
+        for start in starts:
+            if start.answer is not None and self._begin(start.assignment, start.answer):
+                del self._starts[start.assignment]
+                start.assignment.blocked = None
 
     def _start_of(self, assignment: Assignment) -> Start:
         start = self._starts.get(assignment)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import ConsumerGroupTopicPartitions as GroupPartitions
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public here, though not marked so
 from dramatiq.errors import QueueJoinTimeout
 
+from brokers.bounds import bounds
 from brokers.errors import Unreachable, WrongTopic
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from confluent_kafka.admin import AdminClient
 
@@ -85,21 +85,15 @@ class Groups:
                 )
 
     def _ends(self, queue: Queue) -> dict[int, tuple[int, int]]:
-        """First and last offset of each partition."""
-        partitions = self._partitions(queue)
-        first = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # not annotated
-        last = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # as above
-        return {partition: (first[partition], last[partition]) for partition in last}
+        """First offset and end of each partition."""
+        places = [(place.topic, place.partition) for place in self._partitions(queue)]
+        found = bounds(self._admin(), places, self._timeout_s)
+        if len(found) < len(places):
+            raise Unreachable(f"Kafka does not tell where the log of {queue.topic.name!r} ends")
+        return {partition: found[topic, partition] for topic, partition in places}
 
     def _partitions(self, queue: Queue) -> list[TopicPartition]:
         return [TopicPartition(queue.topic.name, p) for p in range(self._topics.ensure(queue.topic))]
-
-    def _offsets(self, partitions: Iterable[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
-        futures = self._admin().list_offsets(dict.fromkeys(partitions, spec), request_timeout=self._timeout_s)
-        try:
-            return {place.partition: future.result(self._timeout_s).offset for place, future in futures.items()}
-        except KafkaException as exc:
-            raise Unreachable(exc.args[0].str()) from exc
 
     def _commits(self, queue: Queue) -> dict[int, int]:
         request = GroupPartitions(queue.group_id, self._partitions(queue))

@@ -15,6 +15,7 @@ from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
 from brokers import clients
+from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
 from brokers.delays import delayed_topic, parked_topic
@@ -24,18 +25,20 @@ from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
 from brokers.records import Outgoing
 from brokers.sending import Sending
+from brokers.starts import ASK_KAFKA_S
 from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
 from brokers.waiting import Waiting, waiting
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from dramatiq.middleware import Middleware
 
     from brokers.assignment import Blocked
+    from brokers.bounds import Place
     from brokers.topics import Decode, Start
 
 logger = logging.getLogger("brokers.kafka")
@@ -270,9 +273,14 @@ class KafkaBroker(dramatiq.Broker):
         with self._lock:
             consumer = self._consumers.get(group_id)
             if consumer is None or not consumer.running:
-                consumer = GroupConsumer(group_id, self._settings, health=self._health, protocol=self._protocol)
+                consumer = GroupConsumer(
+                    group_id, self._settings, self._bounds, health=self._health, protocol=self._protocol
+                )
                 self._consumers[group_id] = consumer
         return consumer
+
+    def _bounds(self, places: Collection[Place]) -> dict[Place, tuple[int, int]]:
+        return bounds(self._admin(), places, ASK_KAFKA_S)
 
     def blocked(self) -> dict[str, Blocked]:
         """The partitions held by this process that do not go on, by ``topic/partition``, and why."""

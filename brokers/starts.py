@@ -15,8 +15,12 @@ from brokers.offsets import AckTracker, Run, UnknownMap, decode, resumed, union
 
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from confluent_kafka import Consumer as Client
+
     from brokers.assignment import Assignment
-    from brokers.clients import Consumer
+    from brokers.bounds import Bounds, Place
     from brokers.topics import Start as Source
 
 logger = logging.getLogger("brokers.consumer")
@@ -33,9 +37,10 @@ SLOW_ANSWER_S = 5.0
 
 
 class Start:
-    """The question where one partition starts, and its answer.  Asked by the owner thread, and by nobody else.
+    """The question where one partition starts, and its answer.
 
-    Kafka answers the owner thread.  Any other source is asked in a thread of its own: it may need as long as it likes.
+    The owner thread asks.  Kafka answers it at once; any other source is asked in a thread of its own, and may need as
+    long as it likes.
     """
 
     def __init__(self, assignment: Assignment, former: AckTracker | None = None) -> None:
@@ -54,22 +59,17 @@ class Start:
             return False
         return self.answer is None and now >= self._not_before
 
-    def ask(self, client: Consumer) -> bool:
-        """Ask; false when Kafka does not answer."""
-        assignment = self.assignment
-        place = TopicPartition(assignment.topic, assignment.partition)
-        source = assignment.buffer.queue.start
-        try:
-            log = client.get_watermark_offsets(place, timeout=ASK_KAFKA_S, cached=False)
-            if source is not None:
-                self._ask_elsewhere(source, *log)
-                return True
-            [committed] = client.committed([place], timeout=ASK_KAFKA_S)
-        except KafkaException as exc:
-            self._failed(exc.args[0].str(), ASK_AGAIN_S)
-            return False
-        self.answer = resume_at(assignment, committed, log, self._former)
-        return True
+    def told(self, log: tuple[int, int] | None, committed: TopicPartition | None) -> None:
+        """What Kafka says: where the log begins and ends, and what the group has committed."""
+        source = self.assignment.buffer.queue.start
+        if log is None:
+            self._failed("no server answers for it", ASK_AGAIN_S)
+        elif source is not None:
+            self._ask_elsewhere(source, *log)
+        elif committed is None:
+            self._failed("the group's coordinator does not answer", ASK_AGAIN_S)
+        else:
+            self.answer = resume_at(self.assignment, committed, log, self._former)
 
     def _ask_elsewhere(self, source: Source, log_start: int, log_end: int) -> None:
         self._asked_at = time.monotonic()
@@ -106,6 +106,26 @@ class Start:
         before = self.assignment.blocked
         since, attempts = (before.since, before.attempts) if before else (time.time(), 0)
         self.assignment.blocked = Blocked(since, reason, attempts + 1)
+
+
+def ask_kafka(starts: Iterable[Start], client: Client, bounds: Bounds) -> None:
+    """Ask for all that are due, in as many calls as for one."""
+    due = {(start.assignment.topic, start.assignment.partition): start for start in starts if start.due()}
+    if not due:
+        return
+    logs = bounds(due)
+    committed = _committed([place for place in due if place in logs], client)
+    for place, start in due.items():
+        start.told(logs.get(place), committed.get(place))
+
+
+def _committed(places: list[Place], client: Client) -> dict[Place, TopicPartition]:
+    try:
+        answers = client.committed([TopicPartition(*place) for place in places], timeout=ASK_KAFKA_S) if places else []
+    except KafkaException as exc:
+        logger.warning("kafka_commits_unknown text=%s", exc.args[0].str())
+        return {}
+    return {(answer.topic, answer.partition): answer for answer in answers if answer.error is None}
 
 
 def _within(offset: int, log_start: int, log_end: int) -> int:

@@ -12,6 +12,7 @@
     |   +-- PositionBeyondLog
     +-- QueryRejected          the caller's fault                            not retryable
     +-- QueryUnavailable       the server's; another replica may answer      retryable
+    +-- NotDeterministic       replicas would differ; says how to write it not retryable
     +-- ValueNotEncodable      (a TypeError)                                 not retryable
     +-- ValueNotDecodable      (a ValueError)                                not retryable
 
@@ -111,6 +112,20 @@ class QueryUnavailable(ReplicaError):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+class NotDeterministic(ReplicaError):
+    """Replicas would differ after this statement, or whether they would cannot be judged.
+
+    `reason` says what differs, `rewrite` how to write it instead, `rule` is a name of `replica.rules.RULES`.
+    """
+
+    def __init__(self, reason: str, rewrite: str, rule: str) -> None:
+        """Keep all three apart, for whoever shows them."""
+        super().__init__(f"{reason}; instead: {rewrite}" if rewrite else reason)
+        self.reason = reason
+        self.rewrite = rewrite
+        self.rule = rule
 
 
 class ValueNotEncodable(ReplicaError, TypeError):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 #: Names, parameters and columns that begin so are ours inside a rewritten text.
 RESERVED_PREFIX: Final = "__"
+#: Parameters that stand for a frozen clock or random value (see `replica.determinism`).
+FROZEN: Final = re.compile(
+    r"__(now_(?:date|time|localtime|datetime|localdatetime|timestamp)|rand_[1-9]\d*|uuid_[1-9]\d*)", re.ASCII
+)
 #: The label of the node that holds the position.  No command may name it.
 MARKER_LABEL: Final = "_KafkaPosition"
 #: 300 levels overflow the server's parser, and then it never answers; 200 were fine.
@@ -164,10 +168,17 @@ def wrappable(text: str) -> bool:
     found = significant(body(text))
     if not found or not is_balanced(found) or found[0].word in _UNWRAPPABLE_START:
         return False
-    if any(token.kind in {"name", "quoted", "parameter"} and token.name.startswith(RESERVED_PREFIX) for token in found):
+    if any(_reserved(token) for token in found):
         return False
     seen = words(found)
     return ";" not in seen and not is_schema(text) and not loads_csv(seen) and not runs_in_transactions(seen)
+
+
+def _reserved(token: Token) -> bool:
+    """A name that wrapping might bring in itself; those of frozen values are never among them."""
+    if token.kind not in {"name", "quoted", "parameter"} or not token.name.startswith(RESERVED_PREFIX):
+        return False
+    return token.kind != "parameter" or not FROZEN.fullmatch(token.name)
 
 
 def loads_csv(seen: Sequence[str]) -> bool:

@@ -9,7 +9,6 @@ What cannot be judged is refused, never passed.  The rules are data, in `replica
 from __future__ import annotations
 
 import datetime as dt
-import re
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from neo4j.time import Date, DateTime, Time
 
 from replica import cypher, temporal
+from replica.clocks import HIDDEN_CLOCK
 from replica.errors import NotDeterministic
-from replica.judging import HIDDEN_CLOCK, Judgement, judge
+from replica.judging import Judgement, judge
 from replica.rules import RULES, Rule, Verdict
 from replica.statement import Statement
 
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
-_RESERVED: Final = re.compile(
-    r"__(now_(?:date|time|localtime|datetime|localdatetime|timestamp)|rand_[1-9]\d*|uuid_[1-9]\d*)", re.ASCII
-)
-_USED: Final = re.compile(r"\$(__[a-z]+_\w+)", re.ASCII)
 #: Values nested deeper than this have no place in a log anyway.
 _MAX_DEPTH: Final = 100
 #: Characters; longer texts are hardly ever repeated and would fill the memory.
@@ -60,13 +56,12 @@ def freeze(statement: Statement, *, now: dt.datetime, random: Random) -> Frozen:
     if now.utcoffset() is None:
         raise ValueError("now has no time zone")
     judgement = _judged(statement)
-    if not judgement.edits:
+    if not judgement.needed:
         return Frozen(statement, _rules(judgement))
     if any(name.startswith(cypher.RESERVED_PREFIX) for name in _names(statement)):
         raise _error("reserved-parameter", "a clock or a random value beside names that are already ours")
-    text = _rewritten(statement.text, judgement)
-    drawn = {name: _value(name, now.astimezone(dt.UTC), random) for name in _needed(judgement)}
-    return Frozen(Statement(text, {**statement.parameters, **drawn}), _rules(judgement))
+    drawn = {name: _value(name, now.astimezone(dt.UTC), random) for name in judgement.needed}
+    return Frozen(Statement(judgement.text, {**statement.parameters, **drawn}), _rules(judgement))
 
 
 def check(statement: Statement) -> None:
@@ -109,7 +104,7 @@ def _refused_values(statement: Statement, judgement: Judgement) -> Iterator[tupl
     """What the values of the parameters make of a text that is fine by itself."""
     parameters = statement.parameters
     yield from _reserved(statement)
-    if cypher.is_schema(judgement.bare) and cypher.schema_name(judgement.bare, parameters) is None:
+    if judgement.schema and cypher.schema_name(statement.text, parameters) is None:
         yield "unnamed-schema", "a schema change without a name"
     for name in sorted(judgement.zones):
         if not isinstance(parameters.get(name), str):
@@ -138,13 +133,13 @@ def _names(statement: Statement) -> Iterator[str]:
     """Every name that a rewritten text could take for one of ours, and the parameters that are given."""
     if cypher.RESERVED_PREFIX in statement.text:
         for token in cypher.tokens(statement.text):
-            if token.kind == "parameter" or (token.kind in {"name", "quoted"} and _RESERVED.fullmatch(token.name)):
+            if token.kind == "parameter" or (token.kind in {"name", "quoted"} and cypher.FROZEN.fullmatch(token.name)):
                 yield token.name
     yield from (name for name in statement.parameters if name.startswith(cypher.RESERVED_PREFIX))
 
 
 def _is_ours(name: str, value: Any) -> bool:
-    match = _RESERVED.fullmatch(name)
+    match = cypher.FROZEN.fullmatch(name)
     if match is None:
         return False
     kind = match[1].partition("_")[2] if match[1].startswith("now_") else match[1].partition("_")[0]
@@ -177,30 +172,6 @@ def _value(name: str, now: dt.datetime, random: Random) -> Any:
         "__now_timestamp": lambda: (now - _EPOCH) // _MILLISECOND,
     }
     return clocks[name]()
-
-
-def _needed(judgement: Judgement) -> tuple[str, ...]:
-    """The parameters that the edits bring in, in the order of the text."""
-    return tuple(dict.fromkeys(name for _, edit in judgement.edits for name in _USED.findall(edit)))
-
-
-def _rewritten(text: str, judgement: Judgement) -> str:
-    """*text* with the edits done; a blank where a parameter would grow together with a word beside it."""
-    edits = dict(judgement.edits)
-    parts = [""]
-    edited = False
-    for index, token in enumerate(cypher.tokens(text)):
-        piece = edits.get(index, token.text)
-        if piece:
-            if (edited or index in edits) and _grows(parts[-1], piece):
-                parts.append(" ")
-            parts.append(piece)
-            edited = index in edits
-    return "".join(parts)
-
-
-def _grows(before: str, after: str) -> bool:
-    return bool(re.search(r"[\w$`]\Z", before) and re.match(r"[\w$`]", after))
 
 
 def _hides_clock(parameters: Mapping[str, Any]) -> str | None:

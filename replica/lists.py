@@ -67,8 +67,18 @@ def _made(reading: Reading) -> Iterator[Unordered]:
 
 def _sorted_before(reading: Reading, index: int) -> bool:
     """The clause before the one around *index* ends in ORDER BY: `WITH x ORDER BY x.k WITH collect(x)`."""
-    clause = reading.clause(index)
-    return clause >= 0 and reading.words[clause] in {"WITH", "RETURN"} and reading.is_ordered(clause)
+    clause = reading.clauses[index]
+    return (
+        clause >= 0
+        and reading.words[clause] in {"WITH", "RETURN"}
+        and not _operator(reading, clause)
+        and reading.is_ordered(clause)
+    )
+
+
+def _operator(reading: Reading, index: int) -> bool:
+    """What may be the WITH of STARTS WITH or ENDS WITH."""
+    return reading.words[index] == "WITH" and reading.word(index - 1) in {"STARTS", "ENDS"}
 
 
 def _sorted_within(reading: Reading, opened: int) -> bool:
@@ -124,12 +134,14 @@ def _order_free(reading: Reading, item: Unordered) -> bool:
 
 def _aliases(reading: Reading, item: Unordered) -> Iterator[str]:
     """The names that an expression with *item* in it is given in its WITH, RETURN or LET."""
-    clause = reading.clause(item.start)
+    clause = reading.clauses[item.start]
+    while clause >= 0 and _operator(reading, clause):
+        clause = reading.clauses[clause]
     if clause < 0 or reading.words[clause] == "UNWIND":
         return
     level = reading.enclosing[clause]
     index = item.end + 1
-    while index < len(reading.found) and not reading.begins_clause(index):
+    while index < len(reading.found) and (not reading.begins_clause(index) or _operator(reading, index)):
         outside = reading.enclosing[index] == level
         if (outside and reading.at(index) == ",") or reading.partner.get(index) == level:
             break

@@ -121,34 +121,51 @@ class Reading:
             yield opened
             opened = self.enclosing[opened]
 
-    def back(self, index: int, *, outward: bool) -> Iterator[int]:
-        """Go back from *index*, past closed brackets; through the bracket that is open around only if *outward*."""
+    def back(self, index: int) -> Iterator[int]:
+        """Go back from *index*, past closed brackets, to the bracket that is open around."""
         index -= 1
         while index >= 0:
             if self.found[index].kind == "close":
                 index = self.partner[index]
-            elif self.found[index].kind == "open" and not outward:
+            elif self.found[index].kind == "open":
                 return
             yield index
             index -= 1
 
-    def clause(self, index: int, *, outward: bool = True) -> int:
-        """The word that begins the clause around *index*, or -1."""
-        return next((i for i in self.back(index, outward=outward) if self.begins_clause(i)), -1)
+    @cached_property
+    def clauses(self) -> tuple[int, ...]:
+        """For each token the word that begins the clause around it, within its brackets or outside them; or -1."""
+        clauses: list[int] = []
+        outside: list[int] = []
+        current = -1
+        for index, token in enumerate(self.found):
+            if token.kind == "close":
+                current = outside.pop()
+            clauses.append(current)
+            if token.kind == "open":
+                outside.append(current)
+            elif self.begins_clause(index):
+                current = index
+        return tuple(clauses)
 
     def begins_clause(self, index: int) -> bool:
-        """Whether a clause begins there, as far as a word can tell."""
-        word = self.words[index]
-        return word in CLAUSES and not (word == "WITH" and self.word(index - 1) in {"STARTS", "ENDS"})
+        """Whether a clause may begin there; the WITH of STARTS WITH counts, for `starts` may be a variable."""
+        return self.words[index] in CLAUSES
 
     def is_ordered(self, index: int) -> bool:
         """Whether ORDER BY stands between the beginning of the clause and *index*, outside brackets."""
-        for i in self.back(index, outward=False):
+        for i in self.back(index):
             if self.words[i] == "ORDER" and self.word(i + 1) == "BY":
                 return True
             if self.begins_clause(i):
                 return False
         return False
+
+    @cached_property
+    def first_match(self) -> int:
+        """The first MATCH that is a clause; the end if there is none."""
+        found = (i for i, word in enumerate(self.words) if word == "MATCH" and not self.merge_action(i))
+        return next(found, len(self.found))
 
     def merge_action(self, index: int) -> bool:
         """Whether the word is CREATE or MATCH of a MERGE: ON CREATE SET, ON MATCH SET."""
@@ -243,8 +260,14 @@ class Reading:
         """Whether what stands at *index* is certainly evaluated once."""
         if self.rows < index or any(opened in self.several for opened in self.around(index)):
             return False
-        merges = [i for i in range(index) if self.words[i] == "MERGE"]
-        return not merges or (len(merges) == 1 and self._within_merge(merges[0], index))
+        merges = self._merges[:2]
+        if not merges or merges[0] > index:
+            return True
+        return (len(merges) == 1 or merges[1] > index) and self._within_merge(merges[0], index)
+
+    @cached_property
+    def _merges(self) -> tuple[int, ...]:
+        return tuple(i for i, word in enumerate(self.words) if word == "MERGE")
 
     def _within_merge(self, merge: int, index: int) -> bool:
         """In its pattern or its ON CREATE SET: of one row, that is evaluated at most once."""

@@ -144,7 +144,8 @@ def _refused_by_replicas(bare: str) -> tuple[str, str] | None:
         return None
     if cypher.MARKER_LABEL in reason:
         return "reserved-label", cypher.MARKER_LABEL
-    return ("too-complex" if "never answer" in reason else "administration"), reason
+    what, too_complex, _ = reason.partition("; the server might never answer")
+    return ("too-complex", what) if too_complex else ("administration", cypher.significant(bare)[0].text)
 
 
 def _may_use(found: Sequence[Token], index: int) -> bool:
@@ -205,7 +206,8 @@ def _copies_from_rows(reading: Reading, index: int) -> bool:
     for i in range(index + 2, len(reading.found)):
         if reading.begins_clause(i):
             return False
-        if reading.is_name(i) and reading.at(i) != target and reading.at(i + 1) == "." and reading.at(i - 1) != ",":
+        other = reading.is_name(i) and reading.at(i) != target and i not in reading.starts
+        if other and reading.at(i + 1) == "." and reading.at(i - 1) not in {",", "."}:
             return True
     return False
 

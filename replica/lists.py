@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from replica.rules import ORDERED_USES
+from replica.rules import BEFORE_BRACKET, ORDERED_USES
 
 
 if TYPE_CHECKING:
@@ -107,9 +107,25 @@ def _picked(reading: Reading, item: Unordered) -> bool:
     if _indexed(reading, item.end) or _reduced(reading, item.start):
         return True
     for opened in reading.around(item.start):
+        if _free_of_order(reading, opened):
+            return False
         if _indexed(reading, reading.partner[opened]) or reading.functions.get(opened) in ORDERED_USES:
             return True
+        if _is_list(reading, opened):
+            return True
     return False
+
+
+def _free_of_order(reading: Reading, opened: int) -> bool:
+    return reading.functions.get(opened) in _ORDER_FREE or reading.word(opened - 1) in {"ANY", "ALL"}
+
+
+def _is_list(reading: Reading, opened: int) -> bool:
+    """`[xs]`, out of which a loop may take the list under a name that is not followed."""
+    if reading.at(opened) != "[" or opened in reading.several:
+        return False
+    indexes = reading.is_name(opened - 1) and reading.found[opened - 1].word not in BEFORE_BRACKET
+    return not indexes and reading.at(opened - 1) not in {")", "]", "}"}
 
 
 def _indexed(reading: Reading, end: int) -> bool:
@@ -129,7 +145,7 @@ def _order_free(reading: Reading, item: Unordered) -> bool:
         return True
     if opened < 0 or reading.at(opened) != "(":
         return False
-    return reading.functions.get(opened) in _ORDER_FREE or reading.at(opened - 1) == "$"
+    return _free_of_order(reading, opened) or reading.at(opened - 1) == "$"
 
 
 def _aliases(reading: Reading, item: Unordered) -> Iterator[str]:

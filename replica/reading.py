@@ -210,6 +210,11 @@ class Reading:
         """The name of the function that opens a bracket."""
         return {call.opened: call.name for call in self.calls if call.opened is not None and not call.procedure}
 
+    @cached_property
+    def starts(self) -> frozenset[int]:
+        """Where a call begins."""
+        return frozenset(call.start for call in self.calls)
+
     def _functions(self) -> Iterator[Call]:
         for opened, token in enumerate(self.found):
             last = opened - 1

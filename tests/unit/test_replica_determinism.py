@@ -159,6 +159,8 @@ REFUSED: Final[dict[str, tuple[str, ...]]] = {
         "MATCH (n:X) WITH reduce(s = '', k IN collect(n.k) | s + k) AS s CREATE (:X {s: s})",
         "MATCH (n:X) WITH coalesce(CASE WHEN 'a' STARTS WITH 'a' THEN collect(n) END, []) AS xs SET xs[0].x = 1",
         "MATCH (n:X) WITH collect(n) + CASE WHEN 'a' STARTS WITH 'a' THEN [] END AS xs SET xs[0].x = 1",
+        "MATCH (n:X) WITH collect(n) AS xs FOREACH (ys IN [xs] | SET ys[0].x = 1)",
+        "MATCH (n:X) WITH collect(n.k) AS xs UNWIND [coalesce(xs, [])] AS ys CREATE (:X {k: ys[0]})",
         "MATCH (n:X) CREATE (:L {f: [(n)-->(m) | m.k][0]})",
         "CREATE (:L {f: head(COLLECT { MATCH (n:X) RETURN n.k })})",
         "CYPHER 25 MATCH (n:X) WITH collect(n) AS a LET b = a RETURN b[0]",
@@ -351,6 +353,7 @@ def test_what_depends_on_the_data_or_the_configuration_passes_and_is_told(rule: 
 FINE: Final = (
     "MATCH (n:X) WITH n ORDER BY n.k WITH collect(n.k) AS ks CREATE (:L {ks: ks, first: ks[0], last: last(ks)})",
     "CREATE (:L {ks: COLLECT { MATCH (n:X) RETURN n.k ORDER BY n.k }})",
+    "MATCH (n:X) WITH collect(n) AS xs CREATE (:L {c: [size(xs)], e: [x IN [1] WHERE any(y IN xs WHERE y.k = x)]})",
     "CREATE (:L {ls: COLLECT { UNWIND labels($n) AS l RETURN l ORDER BY l }})",
     "MATCH (n) WHERE 'A' IN labels(n) AND size(labels(n)) > 1 AND any(l IN labels(n) WHERE l = 'B') SET n.x = 1",
     "MATCH (n:X) RETURN labels(n)",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
+import random
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 import dramatiq
@@ -10,6 +12,8 @@ from dramatiq.middleware import Middleware, MiddlewareError
 
 from brokers.errors import Undecodable
 from replica import plan
+from replica.determinism import check, freeze
+from replica.errors import NotDeterministic
 from replica.statement import Command, Statement
 from tasks import wire
 from tasks.errors import CommandRefused, OptionUnknown
@@ -26,8 +30,24 @@ P = ParamSpec("P")
 #: What `send_with_options` may be told about a command.
 OPTIONS = frozenset({"key"})
 
+#: What a frozen `rand()` or `randomUUID()` is drawn from.
+_random = random.SystemRandom()
+
 #: The message option that names the command function; for people who search the log.
 LABEL = "command"
+
+
+def frozen(statements: Sequence[Statement]) -> tuple[Statement, ...]:
+    """*statements* as they go into the log: clock and randomness are values, the same for every replica.
+
+    Raises:
+      CommandRefused: no replica could apply them, or not all of them alike; with the reason and another way.
+    """
+    now = dt.datetime.now(dt.UTC)
+    try:
+        return tuple(freeze(statement, now=now, random=_random).statement for statement in checked(statements))
+    except NotDeterministic as exc:
+        raise CommandRefused(str(exc)) from exc
 
 
 def checked(statements: Sequence[Statement]) -> tuple[Statement, ...]:
@@ -83,7 +103,7 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         unknown = options.keys() - OPTIONS - {LABEL}
         if unknown:
             raise OptionUnknown(f"commands have no option {', '.join(sorted(unknown))}; they have {', '.join(OPTIONS)}")
-        packed, parameters = wire.pack(checked(_statements(args, kwargs or {})))
+        packed, parameters = wire.pack(frozen(_statements(args, kwargs or {})))
         return super().message_with_options(args=packed, kwargs=parameters, **options)
 
 
@@ -163,8 +183,9 @@ class CommandGuard(Middleware):
                 f"{message.actor_name!r} is no command; use the `command` decorator instead of an actor on this queue"
             )
         try:
-            checked(wire.statements_of(message.args, message.kwargs))
-        except CommandRefused as exc:
+            for statement in checked(wire.statements_of(message.args, message.kwargs)):
+                check(statement)
+        except (CommandRefused, NotDeterministic) as exc:
             raise _Refused(str(exc)) from exc
         except Undecodable as exc:
             raise _Refused(str(exc)) from exc

@@ -24,7 +24,8 @@ import msgspec
 from brokers import records
 from brokers.errors import Undecodable
 from replica import values
-from replica.errors import ValueNotDecodable
+from replica.determinism import check
+from replica.errors import NotDeterministic, ValueNotDecodable
 from replica.statement import Command, Statement
 
 
@@ -198,4 +199,10 @@ def command_of(message: dramatiq.Message[Any] | dramatiq.MessageProxy, offset: i
     refused = message.options.get(REFUSED)
     if refused is not None:
         return Command(offset, (), refused=refused)
-    return Command(offset, statements_of(message.args, message.kwargs))
+    statements = statements_of(message.args, message.kwargs)
+    try:
+        for statement in statements:  # anyone may write to the log: the sender may not have looked
+            check(statement)
+    except NotDeterministic as exc:
+        return Command(offset, (), refused=str(exc))
+    return Command(offset, statements)

@@ -52,6 +52,18 @@ def test_a_command_function_is_evaluated_where_it_is_sent_from(app: App) -> None
     )
 
 
+def test_clock_and_randomness_are_values_before_the_log(app: App) -> None:
+    """One instant for all statements of a command; the text that replicas get has no clock left."""
+    message = app.run_command.message(
+        [Statement("CREATE (:A {at: datetime(), id: randomUUID()})"), Statement("CREATE (:B {at: datetime()})")]
+    )
+
+    first, second = message.args[0]
+    assert "datetime()" not in first["text"] + second["text"]
+    assert first["parameters"]["__now_datetime"] == second["parameters"]["__now_datetime"]
+    assert len({value for name, value in first["parameters"].items() if name.startswith("__uuid")}) == 1
+
+
 def run_pipeline(first: dramatiq.Message[Any], then: dramatiq.Message[Any], app: App) -> None:
     """Run a pipeline on the app's broker, not on the global one."""
     dramatiq.pipeline([first, then], broker=app.broker).run()  # type: ignore[no-untyped-call]  # Dramatiq's gap
@@ -77,6 +89,17 @@ refused: dict[str, tuple[Callable[[App], object], type[Exception], str]] = {
         lambda app: app.run_command.send("MATCH (n:_KafkaPosition) DELETE n"),
         CommandRefused,
         "_KafkaPosition",
+    ),
+    "an id": (lambda app: app.run_command.send("MATCH (n:A) WHERE id(n) = 1 SET n.x = 1"), CommandRefused, "instead"),
+    "a row of randomness": (
+        lambda app: app.run_command.send("UNWIND [1, 2] AS i CREATE (:A {r: rand()})"),
+        CommandRefused,
+        "instead",
+    ),
+    "any five": (
+        lambda app: app.run_command.send("MATCH (n:A) WITH n LIMIT 5 SET n.x = 1"),
+        CommandRefused,
+        "ORDER BY",
     ),
     "a value without a form": (
         lambda app: app.run_command.send("RETURN $x", x=object()),

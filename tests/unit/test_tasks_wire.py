@@ -140,7 +140,11 @@ def test_answers_go_only_to_topics_that_are_allowed() -> None:
             wire.read_request(record(value), "request", REPLY_TOPICS)
 
 
-statements = st.builds(Statement, st.text(max_size=20), st.dictionaries(st.text(max_size=5), st.integers(-99, 99)))
+texts = st.sampled_from(
+    ["RETURN 1", "CREATE (:A {é: $x}) // ünd", "MATCH (a:A) SET a.x = $y", "MERGE (b:`B b` {n: $n});"]
+)
+parameters = st.dictionaries(st.text(st.characters(exclude_characters="_"), max_size=5), st.integers(-99, 99))
+statements = st.builds(Statement, texts, parameters)
 
 
 @given(st.lists(statements, min_size=1, max_size=4))
@@ -151,3 +155,12 @@ def test_statements_survive_the_way_through_the_log(together: list[Statement]) -
     found = wire.read_command(record(message("run_command", *args, kwargs=kwargs)), "command")
 
     assert wire.command_of(found, 7) == Command(7, tuple(together))
+
+
+def test_what_differs_between_replicas_is_refused_whoever_wrote_it() -> None:
+    """A sender of ours would have frozen the clock; another client's command is rejected, the same on every replica."""
+    found = wire.read_command(record(message("run_command", "CREATE (:A {at: datetime()})")), "command")
+
+    command = wire.command_of(found, 7)
+    assert command.statements == ()
+    assert "datetime" in str(command.refused)

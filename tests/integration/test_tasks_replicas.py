@@ -130,6 +130,18 @@ def test_rows_come_back_with_their_columns_types_and_origin(app: App) -> None:
     assert not rows.truncated
 
 
+def test_a_relationship_names_both_its_ends_also_without_them(app: App) -> None:
+    """Its end nodes come as shells without properties when they are not asked for."""
+    app.run_command.send("CREATE (:Left)-[:TO {n: 1}]->(:Right)").wait(applied="all")
+
+    [row] = app.run_query.send("MATCH (l:Left)-[r:TO]->(t:Right) RETURN r, elementId(l) AS l, elementId(t) AS t").get(
+        10
+    )
+
+    assert (row["r"].start_element_id, row["r"].end_element_id) == (row["l"], row["t"])
+    assert row["r"].properties == {"n": 1}
+
+
 def test_an_answer_larger_than_a_record_comes_in_parts(app: App) -> None:
     """Two megabytes of rows: all of them, once, in order."""
     rows = app.run_query.send("UNWIND range(1, 10000) AS n RETURN n, $pad + toString(n) AS text", pad="x" * 200).get(30)
@@ -245,15 +257,3 @@ def test_a_new_replica_reads_all_history(
 
         query = "MATCH (u:User) RETURN count(u)"
         assert value(neo4j_servers[2], query) == value(neo4j_servers[0], query)
-
-
-def test_a_relationship_names_both_its_ends_also_without_them(app: App) -> None:
-    """Its end nodes come as shells without properties when they are not asked for."""
-    app.run_command.send("CREATE (:Left)-[:TO {n: 1}]->(:Right)").wait(applied="all")
-
-    [row] = app.run_query.send("MATCH (l:Left)-[r:TO]->(t:Right) RETURN r, elementId(l) AS l, elementId(t) AS t").get(
-        10
-    )
-
-    assert (row["r"].start_element_id, row["r"].end_element_id) == (row["l"], row["t"])
-    assert row["r"].properties == {"n": 1}

@@ -94,7 +94,7 @@ def test_a_key_is_the_key_of_the_record(run: Run, replicas: Replicas) -> None:
 
 def test_a_rejected_command_is_exit_code_four(run: Run) -> None:
     """With the code and the words of the database."""
-    result = run("CREATE (:CliItem {tag: 1", "--wait", "all")
+    result = run("CREATE (:CliItem {tag: 1}) RETRUN 1", "--wait", "all")
     assert result.exit_code == 4
     assert "Neo.ClientError.Statement.SyntaxError: Invalid input" in result.stderr
 

@@ -6,7 +6,6 @@ half a second each, one partition after the other.
 
 from __future__ import annotations
 
-from concurrent.futures import TimeoutError as LateError
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException, TopicPartition
@@ -26,7 +25,21 @@ if TYPE_CHECKING:
 
 
 def bounds(admin: AdminClient, places: Collection[Place], timeout_s: float) -> dict[Place, tuple[int, int]]:
-    """First offset and end of each log; those that nobody answers for within *timeout_s* are missing."""
+    """First offset and end of each log; those that nobody answers for are missing."""
+    found = _bounds(admin, places, timeout_s)
+    missing = [place for place in places if place not in found]
+    if not missing:
+        return found
+    try:
+        # The client asks with the leader epochs that it knows, and after a restart of the server does not learn the new
+        # ones by itself: without this it would be refused for ever (FENCED_LEADER_EPOCH).
+        admin.list_topics(timeout=timeout_s)
+    except KafkaException:
+        return found
+    return found | _bounds(admin, missing, timeout_s)
+
+
+def _bounds(admin: AdminClient, places: Collection[Place], timeout_s: float) -> dict[Place, tuple[int, int]]:
     first, end = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]  # not annotated
     firsts, ends = (_asked(admin, places, spec, timeout_s) for spec in (first, end))
     return {place: (firsts[place], ends[place]) for place in firsts.keys() & ends.keys()}
@@ -37,7 +50,9 @@ def _asked(admin: AdminClient, places: Collection[Place], spec: OffsetSpec, time
     futures = admin.list_offsets({TopicPartition(*place): spec for place in places}, request_timeout=timeout_s)
     for place, future in futures.items():
         try:
-            answers[place.topic, place.partition] = future.result(timeout_s + 1).offset
-        except (KafkaException, LateError):
+            offset = future.result(timeout_s + 1).offset
+        except (KafkaException, TimeoutError):
             continue
+        if offset >= 0:  # a connection that breaks just then is answered with -1001, and no error
+            answers[place.topic, place.partition] = offset
     return answers

@@ -78,7 +78,11 @@ class Groups:
         ends = [TopicPartition(queue.topic.name, p, end) for p, (_, end) in self._ends(queue).items()]
         request = GroupPartitions(queue.group_id, ends)
         future = self._admin().alter_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
-        for place in future.result(self._timeout_s).topic_partitions:
+        try:
+            places = future.result(self._timeout_s).topic_partitions
+        except (KafkaException, TimeoutError) as exc:
+            raise Unreachable(f"Kafka does not let group {queue.group_id!r} be moved: {exc}") from exc
+        for place in places:
             if place.error is not None:
                 raise WrongTopic(
                     f"queue {queue.name!r} is being read; stop the workers of group {queue.group_id!r} first"
@@ -100,5 +104,5 @@ class Groups:
         future = self._admin().list_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
         try:
             return {place.partition: place.offset for place in future.result(self._timeout_s).topic_partitions}
-        except KafkaException as exc:
-            raise Unreachable(exc.args[0].str()) from exc
+        except (KafkaException, TimeoutError) as exc:
+            raise Unreachable(f"Kafka does not tell what group {queue.group_id!r} has done: {exc}") from exc

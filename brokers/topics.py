@@ -169,7 +169,9 @@ class Topics:
         except KafkaException as exc:
             if exc.args[0].code() == codes.UNKNOWN_TOPIC:
                 raise WrongTopic(f"there is no topic {name!r}") from exc
-            raise Unreachable(exc.args[0].str()) from exc
+            raise Unreachable(f"cannot reach Kafka: {exc.args[0].str()}") from exc
+        except TimeoutError as exc:
+            raise Unreachable(f"Kafka does not describe topic {name!r} within {self._timeout_s:g} s") from exc
 
     def _metadata(self) -> ClusterMetadata:
         try:
@@ -193,6 +195,8 @@ class Topics:
         future = self._admin().create_topics([topic], request_timeout=self._timeout_s)[spec.name]
         try:
             future.result(self._timeout_s + 1)
+        except TimeoutError as exc:
+            raise Unreachable(f"Kafka does not make topic {spec.name!r} within {self._timeout_s:g} s") from exc
         except KafkaException as exc:
             error = exc.args[0]
             if error.code() in codes.AWAY:
@@ -229,7 +233,10 @@ class Topics:
         if topic is None:
             raise WrongTopic(f"there is no topic {spec.name!r}")
         resource = ConfigResource(ResourceType.TOPIC, spec.name)
-        config = self._admin().describe_configs([resource])[resource].result(self._timeout_s)
+        try:
+            config = self._admin().describe_configs([resource])[resource].result(self._timeout_s)
+        except (KafkaException, TimeoutError) as exc:
+            raise Unreachable(f"Kafka does not describe topic {spec.name!r}: {exc}") from exc
         partitions = len(topic.partitions)
         replicas = min(len(part.replicas) for part in topic.partitions.values())
         wanted = spec.config(replicas)

@@ -1,0 +1,124 @@
+"""A worker process for the broker's tests: it writes down what begins and what ends, and dies when it is told to."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import dramatiq
+
+from brokers import KafkaBroker
+from tests.support import wait_until
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Longest body of an actor here, in seconds.
+LONGEST_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a worker wrote: ``begin`` or ``end``, of which message, in which process."""
+
+    what: str
+    number: int
+    pid: int
+
+
+def make_broker(servers: str, prefix: str, protocol: str = "classic") -> KafkaBroker:
+    """The broker that caller and workers share, with its two actors, ``work`` and ``step``."""
+    broker = KafkaBroker(servers, prefix=prefix, group_id=f"{prefix}workers", group_protocol=protocol)
+    broker.add_middleware(dramatiq.middleware.CurrentMessage())
+    out = os.open(os.environ["WORKER_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if "WORKER_LOG" in os.environ else 2
+
+    def note(what: str, number: int) -> None:
+        os.write(out, f"{what} {number} {os.getpid()}\n".encode())  # one write: lines of several processes stay whole
+
+    def body(number: int) -> None:
+        note("begin", number)
+        time.sleep(random.uniform(0, LONGEST_S))
+        note("end", number)
+
+    @dramatiq.actor(broker=broker, queue_name="work")
+    def work(number: int) -> None:
+        body(number)
+
+    @dramatiq.actor(broker=broker, queue_name="steps", ordered=True)
+    def step(number: int) -> None:
+        body(number)
+
+    return broker
+
+
+class Crew:
+    """Worker processes that are started and killed, and the log that they share."""
+
+    def __init__(self, servers: str, prefix: str, log: Path, protocol: str = "classic") -> None:
+        self._arguments = [servers, prefix, protocol]
+        self._log = log
+        self.members: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Another worker."""
+        command = [sys.executable, "-m", "tests.integration.broker_worker", *self._arguments]
+        environment = os.environ | {"WORKER_LOG": str(self._log)}
+        with self._log.with_suffix(".err").open("ab") as err:
+            member = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=err, stderr=err)
+        self.members.append(member)
+        return member
+
+    def kill(self, member: subprocess.Popen[bytes]) -> None:
+        """With SIGKILL: it can finish nothing, commit nothing, and say nothing."""
+        member.kill()
+        member.wait()
+        self.members.remove(member)
+
+    def stop(self, member: subprocess.Popen[bytes]) -> None:
+        """Ask it to end; it has to."""
+        member.terminate()
+        assert member.wait(60) == 0
+        self.members.remove(member)
+
+    def lines(self) -> list[Line]:
+        """All that was written until now, in its order."""
+        text = self._log.read_text() if self._log.exists() else ""
+        words = (line.split() for line in text.splitlines())
+        return [Line(what, int(number), int(pid)) for what, number, pid in words]
+
+    def ended(self) -> Counter[int]:
+        """How often each message ended."""
+        return Counter(line.number for line in self.lines() if line.what == "end")
+
+    def wait_for(self, count: int, timeout_s: float = 60) -> None:
+        """Until so many different messages have ended."""
+        wait_until(lambda: len(self.ended()) >= count, timeout_s, f"{count} messages to end")
+
+    def close(self) -> None:
+        """Kill whoever is left."""
+        for member in list(self.members):
+            self.kill(member)
+
+
+def main() -> None:
+    """Work until SIGTERM."""
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    broker = make_broker(*sys.argv[1:])
+    worker = dramatiq.Worker(broker, worker_threads=4, worker_timeout=100)
+    worker.start()
+    stopping.wait()
+    worker.stop()
+    broker.close()
+
+
+if __name__ == "__main__":
+    main()

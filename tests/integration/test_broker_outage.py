@@ -1,0 +1,194 @@
+"""Kafka is killed and comes back: senders are told in time, workers go on, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+import pytest
+from dramatiq import Worker
+from dramatiq.errors import QueueJoinTimeout
+
+from brokers import KafkaBroker
+from brokers.errors import DeliveryUnknown, Unreachable
+from ops.errors import JarsUnavailable, PackageMissing
+from ops.stack import Stack
+from tests.conftest import give_up
+from tests.support import unique, wait_until
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+#: Seconds that a send may take here.
+TIMEOUT_S = 2.0
+
+
+class Server:
+    """A Kafka of this test's own, which may be killed."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self.start()
+        self.address = next(row.uri for row in stack.status() if row.name == "kafka")
+
+    def start(self) -> None:
+        self._stack.start("kafka")
+
+    def kill(self) -> None:
+        self._stack.kill("kafka")
+
+
+@pytest.fixture(scope="module")
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server; running."""
+    stack = Stack(tmp_path_factory.mktemp("outage"), short_lived=True)
+    try:
+        server = Server(stack)
+    except (JarsUnavailable, PackageMissing) as error:
+        give_up(error)
+    yield server
+    stack.down()
+
+
+@pytest.fixture
+def server(own_kafka: Server) -> Iterator[Server]:
+    """It runs again when the test is over, however that ends."""
+    yield own_kafka
+    own_kafka.start()
+
+
+@pytest.fixture
+def broker(server: Server) -> Iterator[KafkaBroker]:
+    """A broker that does not wait long."""
+    prefix = unique("outage-")
+    broker = KafkaBroker(server.address, prefix=prefix, group_id=prefix, delivery_timeout_s=TIMEOUT_S)
+    yield broker
+    server.start()
+    broker.close()
+
+
+@pytest.fixture
+def worker(broker: KafkaBroker) -> Iterator[Worker]:
+    """A running worker."""
+    worker = Worker(broker, worker_timeout=100, worker_threads=4)
+    worker.start()
+    yield worker
+    worker.stop(timeout=30_000)
+
+
+def done(broker: KafkaBroker) -> bool:
+    """Whether nothing is left to do; the server may not be ready to say so."""
+    try:
+        broker.join("default", timeout=2000)
+    except (Unreachable, QueueJoinTimeout):
+        return False
+    return True
+
+
+def test_a_send_during_an_outage_says_so_in_time(
+    server: Server, broker: KafkaBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one cannot know whether its message is in the log; the next ones know that theirs are not."""
+
+    @dramatiq.actor(broker=broker)
+    def note() -> None: ...
+
+    note.send()
+    server.kill()
+    caplog.set_level(logging.WARNING)
+    began = time.monotonic()
+    with pytest.raises(DeliveryUnknown, match=server.address) as unknown:
+        note.send()
+    assert time.monotonic() - began < TIMEOUT_S + 3
+    assert unknown.value.message_id
+    for _ in range(2):
+        with pytest.raises(Unreachable):
+            note.send()
+    lines = [record for record in caplog.records if record.name.startswith("brokers")]
+    assert len(lines) <= 1 + (time.monotonic() - began) / 5, [line.getMessage() for line in lines]
+    server.start()
+    wait_until(note.send, 30, "Kafka to take messages again")
+
+
+def test_workers_go_on_after_an_outage_and_repeat_nothing(server: Server, broker: KafkaBroker, worker: Worker) -> None:
+    """What ended while Kafka was away could not be committed; the worker that gets the partition back knows of it."""
+    ran: Counter[int] = Counter()
+
+    @dramatiq.actor(broker=broker)
+    def count(number: int) -> None:
+        time.sleep(0.005)
+        ran[number] += 1
+
+    with broker.batching():
+        for number in range(2000):
+            count.send(number)
+    wait_until(lambda: ran.total() > 300, 30, "some messages")
+    server.kill()
+    time.sleep(8)  # longer than the session
+    server.start()
+    wait_until(partial(done, broker), 60, "the queue to be done")
+    assert ran == Counter(range(2000))
+
+
+def test_a_callback_waits_for_kafka_and_its_message_does_not_run_again(
+    server: Server, broker: KafkaBroker, worker: Worker
+) -> None:
+    """Whatever middleware sends during an outage is sent when it is over; the actor ran once."""
+    ran: list[str] = []
+    away = threading.Event()
+
+    @dramatiq.actor(broker=broker)
+    def told(message: dict[str, Any], result: Any) -> None:
+        ran.append("told")
+
+    @dramatiq.actor(broker=broker, on_success="told")
+    def work() -> None:
+        ran.append("work")
+        if len(ran) > 1:
+            assert away.wait(30)
+
+    work.send()
+    wait_until(lambda: ran == ["work", "told"], 20, "a first run")
+    work.send()
+    wait_until(lambda: len(ran) == 3, 20, "the second run to begin")
+    server.kill()
+    away.set()
+    time.sleep(TIMEOUT_S + 2)  # the callback has failed once by then
+    server.start()
+    wait_until(lambda: ran == ["work", "told", "work", "told"], 60, "the callback")
+    wait_until(partial(done, broker), 60, "the queue to be done")
+    assert ran == ["work", "told", "work", "told"]
+
+
+def test_a_dead_letter_waits_for_kafka(server: Server, broker: KafkaBroker, worker: Worker) -> None:
+    """A message that failed during an outage is parked when it is over, and does not run again."""
+    ran: list[int] = []
+    away = threading.Event()
+
+    @dramatiq.actor(broker=broker, max_retries=0)
+    def fails(number: int) -> None:
+        ran.append(number)
+        if number:
+            assert away.wait(30)
+            raise ValueError("on purpose")
+
+    fails.send(0)
+    wait_until(lambda: ran == [0], 20, "a first run")
+    fails.send(1)
+    wait_until(lambda: ran == [0, 1], 20, "the second run to begin")
+    server.kill()
+    away.set()
+    time.sleep(1)
+    server.start()
+    wait_until(partial(done, broker), 60, "the queue to be done")
+    assert ran == [0, 1]
+    spec = broker.get_queue("default").dead_letters
+    ends = broker._bounds([(spec.name, number) for number in range(broker.topics.ensure(spec))])
+    assert sum(end - first for first, end in ends.values()) == 1

@@ -78,7 +78,7 @@ def test_killed_workers_lose_nothing_and_repeat_little(
     assert repeated <= kills * REPEATED_PER_KILL
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.slow)])
 def test_workers_that_join_and_leave_repeat_nothing(
     broker: KafkaBroker, crew: Callable[[str], Crew], protocol: str
 ) -> None:
@@ -136,7 +136,7 @@ def test_an_ordered_queue_keeps_its_order_when_its_owner_is_killed(
     broker.join("steps", timeout=30_000)
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.slow)])
 def test_an_ordered_queue_moves_without_a_repetition(
     broker: KafkaBroker, crew: Callable[[str], Crew], protocol: str
 ) -> None:

@@ -137,6 +137,7 @@ def test_workers_go_on_after_an_outage_and_repeat_nothing(server: Server, broker
     assert ran == Counter(range(2000))
 
 
+@pytest.mark.slow
 def test_a_callback_waits_for_kafka_and_its_message_does_not_run_again(
     server: Server, broker: KafkaBroker, worker: Worker
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_callback_waits_for_kafka_and_its_message_does_not_run_again(
     assert ran == ["work", "told", "work", "told"]
 
 
+@pytest.mark.slow
 def test_a_dead_letter_waits_for_kafka(server: Server, broker: KafkaBroker, worker: Worker) -> None:
     """A message that failed during an outage is parked when it is over, and does not run again."""
     ran: list[int] = []

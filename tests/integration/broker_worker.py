@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -110,12 +109,11 @@ class Crew:
 
 def main() -> None:
     """Work until SIGTERM."""
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads to come; only `sigwait` takes it
     broker = make_broker(*sys.argv[1:])
     worker = dramatiq.Worker(broker, worker_threads=4, worker_timeout=100)
     worker.start()
-    stopping.wait()
+    signal.sigwait({signal.SIGTERM})
     worker.stop()
     broker.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -150,6 +152,25 @@ def test_an_ordered_queue_moves_without_a_repetition(
     workers.wait_for(400, timeout_s=90)
     assert [line.number for line in workers.lines() if line.what == "begin"] == list(range(400))
     assert [line.number for line in workers.lines() if line.what == "end"] == list(range(400))
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_frozen_does_not_disturb_the_others(broker: KafkaBroker, crew: Callable[[str], Crew]) -> None:
+    """The group throws it out; when it thaws, what it still runs is repeated at most, and its commits count no more."""
+    workers = crew("classic")
+    frozen, _ = workers.start(), workers.start()
+    send(broker, "work", 3000)
+    wait_until(lambda: len({line.pid for line in workers.lines()}) == 2, 30, "both to work")
+    frozen.send_signal(signal.SIGSTOP)
+    before = len(workers.ended())
+    workers.wait_for(before + 500)
+    time.sleep(10)  # longer than the session
+    frozen.send_signal(signal.SIGCONT)
+    workers.wait_for(3000, timeout_s=60)
+    broker.join("work", timeout=30_000)
+    ended = workers.ended()
+    assert set(ended) == set(range(3000))
+    assert ended.total() - 3000 <= REPEATED_PER_KILL
 
 
 @pytest.mark.slow

@@ -126,6 +126,30 @@ def test_a_broker_may_be_closed_under_a_running_worker(make: Callable[[], KafkaB
     assert ran == Counter(range(1000))
 
 
+def test_a_consumer_that_fails_is_replaced(make: Callable[[], KafkaBroker], caplog: pytest.LogCaptureFixture) -> None:
+    """Its thread ends with an error: what ran is committed on the way out, and a new one goes on."""
+    ran: Counter[int] = Counter()
+    broker = make()
+
+    @dramatiq.actor(broker=broker)
+    def count(number: int) -> None:
+        time.sleep(0.002)
+        ran[number] += 1
+
+    with broker.batching():
+        for number in range(1000):
+            count.send(number)
+    worker = working(broker)
+    wait_until(lambda: ran.total() > 100, 20, "some messages")
+    [failing] = broker._consumers.values()
+    failing._balance = lambda: 1 / 0  # type: ignore[assignment,method-assign]  # as a bug would
+    broker.join("default", timeout=30_000)
+    worker.stop()
+    assert not failing.running
+    assert "kafka_consumer_failed" in caplog.text
+    assert ran == Counter(range(1000))
+
+
 def test_a_backlog_larger_than_the_buffers_is_read_in_pieces(make: Callable[[], KafkaBroker]) -> None:
     """The partition is paused and resumed many times; nothing is skipped and nothing comes twice."""
     ran: list[int] = []

@@ -21,9 +21,15 @@ UNCONFIRMED = frozenset(
     }
 )
 
-#: No server answers.
+#: No server answers, or too few of them.
 AWAY = frozenset(
-    {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError.REQUEST_TIMED_OUT}
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.INVALID_REPLICATION_FACTOR,  # too few servers are up for a new topic
+    }
 )
 
 #: The offset to read from is not in the log; the client fetches nothing more from that partition by itself.

@@ -17,10 +17,10 @@ from brokers.offsets import MAP_LIMIT, METADATA_LIMIT, Commit
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from confluent_kafka import Consumer as Client
     from confluent_kafka import KafkaError
 
     from brokers.assignment import Assignment
-    from brokers.clients import Consumer
 
 logger = logging.getLogger("brokers.consumer")
 
@@ -39,7 +39,7 @@ class Commits:
         self._asked: dict[tuple[str, int], tuple[Assignment, Commit]] = {}  # not answered yet
         self._asked_at = 0.0
 
-    def send(self, client: Consumer, assignments: Iterable[Assignment]) -> None:
+    def send(self, client: Client, assignments: Iterable[Assignment]) -> None:
         """Commit what is news, unless it is too early for another commit."""
         now = time.monotonic()
         if now - self._asked_at < (ANSWER_S if self._asked else COMMIT_EVERY_S):
@@ -61,7 +61,7 @@ class Commits:
         else:
             logger.warning("kafka_commit_failed group=%s code=%s", self._group_id, error.name())
 
-    def send_and_wait(self, client: Consumer, assignments: Iterable[Assignment]) -> bool:
+    def send_and_wait(self, client: Client, assignments: Iterable[Assignment]) -> bool:
         """Commit now; blocks.
 
         False when not all of it was taken: whoever has the partitions next then repeats some work.

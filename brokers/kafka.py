@@ -346,6 +346,8 @@ class KafkaBroker(dramatiq.Broker):
         for consumer in consumers:
             consumer.close()
         self.producer.close()
+        with self._lock:
+            self._admin_client = None  # now, and not when the interpreter ends and its threads find no Python
 
     def _admin(self) -> clients.AdminClient:
         with self._lock:  # one for all: the futures of a client that is gone never end

@@ -16,9 +16,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import OFFSET_INVALID, KafkaException, TopicPartition
-from confluent_kafka import Consumer as Client
 
-from brokers.clients import Health, base_config, client_logger
+from brokers import clients
+from brokers.clients import Health, base_config
 from brokers.errors import ConsumerStopped, Unreachable
 from brokers.records import received
 
@@ -74,7 +74,7 @@ class TopicReader:
         self._handler = handler
         self._timeout_s = timeout_s
         self._closing = threading.Event()
-        self._client = Client(base_config(settings, self.health) | _config(), logger=client_logger())
+        self._client = clients.opened(clients.Consumer, base_config(settings, self.health) | _config())
         try:
             starts = [self._start_in_time(place) for place in places]
         except KafkaException as exc:

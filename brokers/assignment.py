@@ -100,6 +100,7 @@ class Buffer:
         self.changed = threading.Condition()
         self.stopped: str | None = None
         self._out: set[Unit] = set()  # handed out and not come back, over all assignments, former and recalled ones too
+        self._room_at = 0  # how many may be out when it is worth waking who waits for room
 
     @property
     def outstanding(self) -> int:
@@ -170,7 +171,8 @@ class Buffer:
         deadline = time.monotonic() + timeout_s
         with self.changed:
             while self.stopped is None:
-                unit = self._next(time.monotonic()) if len(self._out) < limit else None
+                full = len(self._out) >= limit
+                unit = None if full else self._next(time.monotonic())
                 if unit is not None:
                     unit.assignment.running.add(unit)
                     self._out.add(unit)
@@ -178,6 +180,8 @@ class Buffer:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
+                # A quarter of the limit at once: to be woken for every single one costs more than taking it.
+                self._room_at = limit - max(limit // 4, 1) if full else limit
                 self.changed.wait(min(left, self._due_in(time.monotonic())))
         return None
 
@@ -202,7 +206,8 @@ class Buffer:
                     unit.assignment.tracker.done(record.offset)
             if self._end(unit):
                 self._finished(unit)
-            self.changed.notify_all()
+            if len(self._out) <= self._room_at or not unit.assignment.running:
+                self.changed.notify_all()
 
     def release(self, unit: Unit) -> None:
         """*unit* was handed out and not done: hand it out again, first."""

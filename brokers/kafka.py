@@ -176,10 +176,9 @@ class KafkaBroker(dramatiq.Broker):
 
     def get_queue(self, queue_name: str) -> Queue:
         """The queue as declared.  Raises `QueueNotFound`."""
-        try:
-            queue: Queue = self.queues[q_name(queue_name)]
-        except KeyError:
-            raise QueueNotFound(queue_name) from None  # type: ignore[no-untyped-call]  # not annotated
+        queue: Queue | None = self.queues.get(queue_name) or self.queues.get(q_name(queue_name))
+        if queue is None:
+            raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]  # not annotated
         return queue
 
     # Sending.
@@ -201,7 +200,7 @@ class KafkaBroker(dramatiq.Broker):
         return message
 
     def batching(self) -> AbstractContextManager[None]:
-        """Within, this thread's enqueues only post; all are confirmed together at the end.
+        """Within, this thread's enqueues only post, some hundreds together; all are confirmed when it ends.
 
         The end raises the first error, unless the body has raised one of its own.
         """
@@ -215,21 +214,24 @@ class KafkaBroker(dramatiq.Broker):
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's.  A message that was recalled before it began is seen by no middleware, and does not run."""
-        message = args[0] if args and isinstance(args[0], KafkaMessageProxy) else None
-        if message is not None and signal == "process_message" and not message.begin():
+        if not (args and isinstance(args[0], KafkaMessageProxy)):
+            super().emit_before(signal, *args, **kwargs)
+            return
+        message = args[0]
+        if signal == "process_message" and not message.begin():
             logger.info("kafka_message_recalled record=%s", message.record)
             raise SkipMessage("its partition has moved to another worker, which runs it")
         self._emit(super().emit_before, message, signal, *args, **kwargs)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's; see `emit_before`."""
-        message = args[0] if args and isinstance(args[0], KafkaMessageProxy) else None
-        self._emit(super().emit_after, message, signal, *args, **kwargs)
+        if args and isinstance(args[0], KafkaMessageProxy):
+            self._emit(super().emit_after, args[0], signal, *args, **kwargs)
+        else:
+            super().emit_after(signal, *args, **kwargs)
 
-    def _emit(self, emit: Callable[..., None], message: KafkaMessageProxy | None, *args: Any, **kwargs: Any) -> None:
-        if message is None:
-            emit(*args, **kwargs)
-        elif not message.recalled:
+    def _emit(self, emit: Callable[..., None], message: KafkaMessageProxy, *args: Any, **kwargs: Any) -> None:
+        if not message.recalled:
             outer, self._sending.served = self._sending.served, message
             try:
                 emit(*args, **kwargs)

@@ -1,17 +1,21 @@
 """Sending, and knowing that it arrived.
 
-Every send is confirmed by all in-sync replicas, in order and without duplicates (an idempotent producer).  One thread
-polls the client and wakes the callers: callers that each polled would take each other's reports (172 sends a second
-instead of 5,500, measured).
+Every send is confirmed by all in-sync replicas, in order and without duplicates (an idempotent producer).  Of the
+threads that wait for confirmations one at a time polls the client, for all of them: callers that each polled would take
+each other's reports (172 sends a second instead of 5,500, measured), and a thread of its own for that would cost every
+send two changes of threads.  While nobody waits nothing is polled, so that a batch is posted without being interrupted
+for every report.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 from confluent_kafka import KafkaException
 
 from brokers import clients, codes
@@ -27,10 +31,15 @@ if TYPE_CHECKING:
 
     from brokers.records import Outgoing
 
+    _Headers = dict[str, str | bytes | None]  # what the stub wants; a dictionary it is
+
 logger = logging.getLogger("brokers.producer")
 
-#: Seconds a poll waits for reports; only closing waits for it.
+#: Longest poll, in seconds, of a thread that waits for its report.
 POLL_S = 0.1
+
+#: Seconds between two polls while nobody waits: errors are heard, and what nobody asked about is let go.
+IDLE_POLL_S = 1.0
 
 #: Seconds beyond the delivery time-out in which the client reports that it has passed.
 REPORT_S = 5.0
@@ -42,8 +51,7 @@ QUEUE_RECORDS = 100_000
 MESSAGE_BYTES = 4_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """Where a record is, as Kafka confirmed it."""
 
     topic: str
@@ -55,31 +63,45 @@ class Delivery:
 class Pending:
     """A record on its way."""
 
-    __slots__ = ("_arrived", "delivery", "error", "record")
+    __slots__ = ("_message", "_waiting", "answered", "error", "record")
 
     def __init__(self, record: Outgoing) -> None:
         self.record = record
-        self.delivery: Delivery | None = None
+        self.answered = False
         self.error: KafkaError | None = None
-        self._arrived = threading.Lock()  # a bare lock wakes its waiter faster than an Event
-        self._arrived.acquire()
+        self._message: KafkaMessage | None = None
+        self._waiting: SimpleQueue[None] | None = None
 
-    def report(self, error: KafkaError | None, message: KafkaMessage) -> None:
+    def report(self, error: KafkaError | None, message: KafkaMessage | None) -> None:
         """The client's delivery report."""
-        if error is not None:
-            self.error = error
-        else:
-            self.delivery = Delivery(
-                message.topic() or "", message.partition() or 0, message.offset() or 0, message.timestamp()[1]
-            )
-        self._arrived.release()
+        self.error, self._message = error, message
+        self.answered = True  # before the look at who waits, and after it there: one of the two sees the other
+        self.wake()
 
-    def wait(self, timeout_s: float) -> bool:
-        """Block until Kafka's answer; false when there is none within *timeout_s*."""
-        if not self._arrived.acquire(timeout=timeout_s):
-            return False
-        self._arrived.release()  # for whoever else waits
-        return True
+    @property
+    def delivery(self) -> Delivery | None:
+        """Where it is; none as long as that is not confirmed."""
+        message = self._message
+        if message is None or self.error is not None:
+            return None
+        return Delivery(message.topic() or "", message.partition() or 0, message.offset() or 0, message.timestamp()[1])
+
+    def will_wait(self) -> None:
+        """From now on `wake` ends a `wait`."""
+        self._waiting = SimpleQueue()
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until `wake`, or for *timeout_s* seconds."""
+        if self._waiting is not None and not self.answered:
+            try:
+                self._waiting.get(timeout=max(timeout_s, 0))
+            except Empty:
+                return
+
+    def wake(self) -> None:
+        """End its `wait`."""
+        if self._waiting is not None:
+            self._waiting.put(None)
 
 
 class Producer:
@@ -91,7 +113,9 @@ class Producer:
         self._timeout_s = delivery_timeout_s
         self._lock = threading.Lock()
         self._client: clients.Producer | None = None
-        self._poller: threading.Thread | None = None
+        self._leading = threading.Lock()  # held by the thread that polls
+        self._led_at = 0.0  # when it last did, in monotonic seconds
+        self._followers: dict[Pending, None] = {}  # what the others wait for, the longest first
         self._closing = threading.Event()
 
     def send(self, record: Outgoing) -> Delivery:
@@ -110,13 +134,17 @@ class Producer:
         return [self.confirm(pending) for pending in waiting]
 
     def post(self, record: Outgoing) -> Pending:
-        """Put *record* on its way; blocks only while too many are under way.
-
-        Raises:
-          DeliveryRefused: it cannot be sent at all.
-        """
+        """Put *record* on its way; blocks only while too many are under way."""
         pending = Pending(record)
-        client = self._get()
+        self.put(pending)
+        return pending
+
+    def put(self, pending: Pending) -> None:
+        """Put the record of *pending* on its way, as `post` does.
+
+        Many that are put in quick succession travel together: the client sends whatever is there.
+        """
+        client, record = self._get(), pending.record
         while True:
             try:
                 client.produce(
@@ -125,27 +153,74 @@ class Producer:
                     record.key,
                     -1 if record.partition is None else record.partition,  # -1: the key decides
                     on_delivery=pending.report,
-                    headers=list(record.headers.items()),
+                    headers=cast("_Headers", record.headers),
                 )
             except BufferError:
                 client.flush(POLL_S)
             except KafkaException as exc:
-                raise DeliveryRefused(self._refusal(record, exc.args[0])) from exc
+                pending.report(exc.args[0], None)
+                return
             else:
-                return pending
+                return
+
+    def serve(self) -> None:
+        """Take in the reports that are here, unless another thread does so."""
+        client, leading = self._client, self._leading
+        if client is not None and leading.acquire(blocking=False):
+            try:
+                _poll(client, 0)
+            finally:
+                leading.release()
+            self._pass_on()
 
     def confirm(self, pending: Pending) -> Delivery:
         """Wait for Kafka's answer about *pending*; raises as `send` does."""
         answered = self._answered(pending)
-        if pending.delivery is not None:
-            return pending.delivery
+        delivery = pending.delivery
+        if delivery is not None:
+            return delivery
         error = pending.error
         if not answered or (error is not None and error.code() in codes.UNCONFIRMED):
             raise self._unconfirmed(pending.record)
         raise DeliveryRefused(self._refusal(pending.record, error))
 
     def _answered(self, pending: Pending) -> bool:
-        return pending.wait(self._timeout_s + REPORT_S)
+        """Wait for Kafka's answer; false when there is none in time."""
+        return pending.answered or self._await(pending)
+
+    def _await(self, pending: Pending) -> bool:
+        deadline = time.monotonic() + self._timeout_s + REPORT_S
+        pending.will_wait()
+        self._followers[pending] = None
+        try:
+            while not pending.answered and time.monotonic() < deadline:
+                if not self._lead(pending, deadline):
+                    pending.wait(deadline - time.monotonic())
+        finally:
+            self._followers.pop(pending, None)
+        return pending.answered
+
+    def _lead(self, pending: Pending, deadline: float) -> bool:
+        """Poll for all who wait until *pending* is answered; false when another thread does so."""
+        client, leading = self._client, self._leading
+        if client is None or not leading.acquire(blocking=False):
+            return False
+        try:
+            while not pending.answered and time.monotonic() < deadline:
+                self._led_at = time.monotonic()
+                _poll(client, POLL_S)
+        finally:
+            leading.release()
+            self._followers.pop(pending, None)
+            self._pass_on()
+        return True
+
+    def _pass_on(self) -> None:
+        """Somebody who waits has to lead.  Whoever begins to wait just now finds out that nobody does."""
+        for follower in list(self._followers):
+            if not follower.answered:
+                follower.wake()
+                return
 
     def _unconfirmed(self, record: Outgoing) -> DeliveryUnknown:
         message_id = record.headers.get("message_id", b"").decode(errors="replace")
@@ -195,8 +270,7 @@ class Producer:
         }
         client = clients.opened(clients.Producer, config)
         self._closing = threading.Event()
-        self._poller = threading.Thread(target=_poll, args=(client, self._closing), name="kafka-producer", daemon=True)
-        self._poller.start()
+        threading.Thread(target=self._idle, args=(client, self._closing), name="kafka-producer", daemon=True).start()
         return client
 
     def close(self) -> None:
@@ -211,13 +285,19 @@ class Producer:
                 client.purge()  # whoever waits for them is told
                 client.flush(POLL_S)
             self._closing.set()
-            if self._poller is not None:
-                self._poller.join()
+
+    def _idle(self, client: clients.Producer, closing: threading.Event) -> None:
+        """Poll now and then, whether somebody waits or not, and see to it that somebody leads."""
+        while not closing.wait(IDLE_POLL_S):
+            self.serve()
+            if self._leading.locked() and time.monotonic() - self._led_at > IDLE_POLL_S:
+                # A time limit can raise in a thread at any point, also between taking the lock and minding it.
+                self._leading = threading.Lock()
+            self._pass_on()
 
 
-def _poll(client: clients.Producer, closing: threading.Event) -> None:
-    while not closing.is_set():
-        try:
-            client.poll(POLL_S)
-        except Exception:  # a report that failed: its sender runs into the time-out, all others must go on
-            logger.exception("kafka_delivery_report_failed")
+def _poll(client: clients.Producer, timeout_s: float) -> None:
+    try:
+        client.poll(timeout_s)
+    except Exception:  # a report that failed: its sender runs into the time-out, all others must go on
+        logger.exception("kafka_delivery_report_failed")

@@ -35,16 +35,18 @@ logger = logging.getLogger("brokers.reader")
 class KafkaMessageProxy(dramatiq.MessageProxy):
     """A message in flight, and the unit that its ack ends."""
 
+    #: Taken back before it began, because its partition has moved: it runs elsewhere, and here nothing may happen.
+    recalled = False
+
+    #: What middleware was told when it tried to send something that cannot be sent.
+    send_error: BaseException | None = None
+
     def __init__(self, message: dramatiq.Message[Any], unit: Unit) -> None:
         super().__init__(message)
         self.unit = unit
-        #: Taken back before it began, because its partition has moved: it runs elsewhere, and here nothing may happen.
-        self.recalled = False
         #: Messages, with their delays in ms, that middleware has sent for this one (a retry, a callback) and Kafka did
         #: not confirm.
         self.owed: list[tuple[dramatiq.Message[Any], int | None]] = []
-        #: What middleware was told when it tried to send something that cannot be sent.
-        self.send_error: BaseException | None = None
 
     @property
     def record(self) -> Record:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brokers import delays, records
 from brokers.errors import DelayRefused
+from brokers.producer import Pending
 
 
 if TYPE_CHECKING:
@@ -18,17 +19,20 @@ if TYPE_CHECKING:
     import dramatiq
 
     from brokers.kafka import KafkaBroker
-    from brokers.producer import Delivery, Pending
+    from brokers.producer import Delivery, Producer
     from brokers.reader import KafkaMessageProxy
     from brokers.records import Outgoing
     from brokers.topics import TopicSpec
 
 logger = logging.getLogger("brokers.kafka")
 
+#: Messages of a batch that are handed to the client together.  One by one they would travel one by one, since making a
+#: message takes longer than sending one: 80 µs each instead of 40.
+POSTED_TOGETHER = 500
 
-@dataclass(frozen=True, slots=True)
-class Posted:
-    """A message on its way to Kafka."""
+
+class Posted(NamedTuple):
+    """A message on its way to Kafka, or about to be."""
 
     message: dramatiq.Message[Any]
     pending: Pending
@@ -36,11 +40,45 @@ class Posted:
     delay: int | None
 
 
+class Batch:
+    """What one `batching` sends."""
+
+    def __init__(self, producer: Producer) -> None:
+        self.sent = 0
+        self.errors: list[Exception] = []
+        self._producer = producer
+        self._fresh: list[Posted] = []
+        self._under_way: deque[Posted] = deque()
+
+    def append(self, posted: Posted) -> bool:
+        """One more; true when it is time to `put`."""
+        self._fresh.append(posted)
+        return len(self._fresh) >= POSTED_TOGETHER
+
+    def put(self) -> None:
+        """Put on their way those that are not yet."""
+        for posted in self._fresh:
+            self._producer.put(posted.pending)
+        self.sent += len(self._fresh)
+        self._under_way.extend(self._fresh)
+        self._fresh.clear()
+
+    def answered(self, *, wait: bool) -> Iterator[Posted]:
+        """Take out those that Kafka has answered about, or, with *wait*, all, to be confirmed.
+
+        A batch remembers what is under way, and nothing else, however large it is.
+        """
+        if not wait:
+            self._producer.serve()
+        while self._under_way and (wait or self._under_way[0].pending.answered):
+            yield self._under_way.popleft()
+
+
 class Sending(threading.local):
     """How one broker sends; each thread has its own open batch, and its own message in flight that it sends for."""
 
     #: The open `batching`.
-    _batch: list[Posted] | None = None
+    _batch: Batch | None = None
 
     #: The message in flight whose middleware runs just now.  What it cannot send is charged to that message: Dramatiq
     #: logs an error inside middleware and acks all the same, and the retry, or the callback, would be lost.
@@ -52,16 +90,18 @@ class Sending(threading.local):
     def message(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         """See `KafkaBroker.enqueue`."""
         try:
-            posted = self._post(message, delay)
+            posted = self._prepare(message, delay)
             if self._batch is None:
+                self._broker.producer.put(posted.pending)
                 self._confirm(posted)
-            else:
-                self._batch.append(posted)
+            elif self._batch.append(posted):
+                self._batch.put()
+                self._confirm_batch(self._batch, wait=False)
         except Exception as exc:
             if not self._taken_over(message, delay, exc):
                 raise
 
-    def _post(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
+    def _prepare(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
         broker = self._broker
         queue = broker.get_queue(message.queue_name)
         late = delay is not None and delay > 0
@@ -70,14 +110,16 @@ class Sending(threading.local):
                 f"message {message.message_id} asks for a delay of {delay} ms, and queue {queue.name!r} is ordered:"
                 " a message's place in it is its time"
             )
-        broker.topics.ensure(queue.topic)
-        topic = broker.delayed_topic if late else queue.topic
+        topic = queue.topic
         broker.topics.ensure(topic)
+        if late:
+            topic = broker.delayed_topic
+            broker.topics.ensure(topic)
         broker.emit_before("enqueue", message, delay)
         record = records.encode(message, queue.topic.name)
         if late:
             record = delays.delayed(record, delays.now_ms() + int(delay or 0), topic)
-        return Posted(message, broker.producer.post(record), topic, delay)
+        return Posted(message, Pending(record), topic, delay)
 
     def _confirm(self, posted: Posted) -> None:
         delivery = self._confirmed(posted.pending, posted.topic)
@@ -112,28 +154,32 @@ class Sending(threading.local):
         if self._batch is not None:
             yield  # the outer one confirms
             return
-        batch = self._batch = []
+        batch = self._batch = Batch(self._broker.producer)
         try:
             yield
         except BaseException:
             self._end_batch(batch)
             raise
-        errors = self._end_batch(batch)
-        if errors:
-            raise errors[0]
+        self._end_batch(batch)
+        if batch.errors:
+            raise batch.errors[0]
 
-    def _end_batch(self, batch: list[Posted]) -> list[Exception]:
+    def _end_batch(self, batch: Batch) -> None:
         self._batch = None
-        errors = []
-        for posted in batch:
+        batch.put()
+        self._confirm_batch(batch, wait=True)
+        if batch.errors:
+            logger.error(
+                "kafka_batch_failed sent=%d failed=%d first=%s", batch.sent, len(batch.errors), batch.errors[0]
+            )
+
+    def _confirm_batch(self, batch: Batch, *, wait: bool) -> None:
+        for posted in batch.answered(wait=wait):
             try:
                 self._confirm(posted)
             except Exception as exc:  # noqa: BLE001 - the others still need their answer
                 if not self._taken_over(posted.message, posted.delay, exc):
-                    errors.append(exc)
-        if errors:
-            logger.error("kafka_batch_failed sent=%d failed=%d first=%s", len(batch), len(errors), errors[0])
-        return errors
+                    batch.errors.append(exc)
 
     def record(self, record: Outgoing, spec: TopicSpec) -> Delivery:
         """See `KafkaBroker.publish`."""

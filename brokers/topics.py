@@ -129,7 +129,7 @@ class Topics:
         self._admin = admin
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._known: dict[TopicSpec, int] = {}
+        self._known: dict[str, tuple[TopicSpec, int]] = {}
 
     def ensure(self, spec: TopicSpec) -> int:
         """Make the topic unless it is there; the number of its partitions.
@@ -138,18 +138,18 @@ class Topics:
           Unreachable: no server answers.
           WrongTopic: it is there, and not as needed; or it cannot be made.
         """
-        known = self._known.get(spec)
-        if known is not None:
-            return known
+        known = self._known.get(spec.name)
+        if known is not None and (known[0] is spec or known[0] == spec):
+            return known[1]
         with self._lock:
             found = self.partitions(spec.name)
             partitions = self._check(spec, self._create(spec) if found is None else found)
-            self._known[spec] = partitions
+            self._known[spec.name] = spec, partitions
         return partitions
 
     def doubt(self, spec: TopicSpec) -> None:
         """Look *spec* up again before its next use: something went wrong there."""
-        self._known.pop(spec, None)
+        self._known.pop(spec.name, None)
 
     def partitions(self, name: str) -> int | None:
         """How many partitions the topic has; none when there is no such topic."""

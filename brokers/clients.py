@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import confluent_kafka
 from confluent_kafka.admin import AdminClient as _AdminClient
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
 C = TypeVar("C")
+P = ParamSpec("P")
 
 #: Clients say the same thing several times a second while a server is away; once in this time is enough, in seconds.
 LOG_EVERY_S = 10.0
@@ -120,6 +121,33 @@ class Consumer(confluent_kafka.Consumer):
 
 class AdminClient(_AdminClient):
     """As `Producer`."""
+
+
+class Callbacks:
+    """Keeps what the callbacks of one client raise.
+
+    An exception that goes through the client's own code becomes another one on the way, or ends the process.
+    """
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+
+    def guarded(self, callback: Callable[P, None]) -> Callable[P, None]:
+        """*callback*, which raises nothing; `check` does."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                callback(*args, **kwargs)
+            except BaseException as exc:  # noqa: BLE001 - raised by `check`
+                self._error = self._error or exc
+
+        return call
+
+    def check(self) -> None:
+        """Raise the first thing that a callback has raised since the last call."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 #: The clients of this process, so that a forked child can keep its hands off them.

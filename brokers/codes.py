@@ -35,8 +35,9 @@ AWAY = frozenset(
 #: The offset to read from is not in the log; the client fetches nothing more from that partition by itself.
 OUTSIDE_LOG = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 
-#: The owner thread did not poll for so long that the group has thrown it out.
-MAX_POLL_EXCEEDED = KafkaError._MAX_POLL_EXCEEDED
+#: Nothing more comes from this consumer: it did not poll for so long that the group has thrown it out, or is told never
+#: to try again.
+ENDING = frozenset({KafkaError._MAX_POLL_EXCEEDED, KafkaError._FATAL})
 
 #: The consumer has read all there is on a partition; the event says how far.
 PARTITION_EOF = KafkaError._PARTITION_EOF

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("brokers.consumer")
 
-#: Seconds between commits.  A kill repeats at most what was finished in this time.
-COMMIT_EVERY_S = 0.1
+#: Least and longest pause between two commits, in seconds, and how many times as long as a commit took it is.  A kill
+#: repeats what ended since the last commit, so they follow each other closely, and take a twentieth of the time.
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.1
+PAUSE_PER_COMMIT = 20
+
+#: Seconds after a commit in which another one is likely.
+LIVELY_S = 0.05
 
 #: Seconds after which a commit that got no answer is given up; what it said is said again.
 ANSWER_S = 30.0
@@ -38,11 +43,18 @@ class Commits:
         self._group_id = group_id
         self._asked: dict[tuple[str, int], tuple[Assignment, Commit]] = {}  # not answered yet
         self._asked_at = 0.0
+        self._told_at = 0.0
+        self._pause_s = SHORTEST_PAUSE_S
+
+    @property
+    def lively(self) -> bool:
+        """Whether work ends just now, so that the next commit should not have to wait."""
+        return time.monotonic() - self._told_at < LIVELY_S
 
     def send(self, client: Client, assignments: Iterable[Assignment]) -> None:
         """Commit what is news, unless it is too early for another commit."""
         now = time.monotonic()
-        if now - self._asked_at < (ANSWER_S if self._asked else COMMIT_EVERY_S):
+        if now - self._asked_at < (ANSWER_S if self._asked else self._pause_s):
             return
         self._asked_at = now
         self._asked = _news(assignments)
@@ -52,6 +64,9 @@ class Commits:
             client.commit(offsets=_offsets(self._asked), asynchronous=True)
         except KafkaException as exc:
             self.answered(exc.args[0], [])
+        self._told_at = time.monotonic()
+        pause_s = PAUSE_PER_COMMIT * (self._told_at - now)
+        self._pause_s = min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
 
     def answered(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
         """The client's ``on_commit``.  What was not committed is tried again at the next turn."""
@@ -59,6 +74,7 @@ class Commits:
         if error is None:
             _note(asked, places)
         else:
+            self._pause_s = LONGEST_PAUSE_S
             logger.warning("kafka_commit_failed group=%s code=%s", self._group_id, error.name())
 
     def send_and_wait(self, client: Client, assignments: Iterable[Assignment]) -> bool:

@@ -18,8 +18,9 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from brokers import clients, codes
 from brokers.assignment import Assignment
-from brokers.clients import Health, Seldom, base_config
+from brokers.clients import Callbacks, Health, Seldom, base_config
 from brokers.commits import Commits
+from brokers.membership import take_seat
 from brokers.ordered import OrderedBuffer
 from brokers.parallel import ParallelBuffer
 from brokers.records import received
@@ -27,7 +28,7 @@ from brokers.starts import ASK_KAFKA_S, Start, ask_kafka
 
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from confluent_kafka import Consumer as Client
     from confluent_kafka import KafkaError
@@ -35,17 +36,21 @@ if TYPE_CHECKING:
 
     from brokers.assignment import Blocked, Buffer
     from brokers.bounds import Bounds
+    from brokers.membership import Seat
     from brokers.offsets import AckTracker
     from brokers.records import Record
     from brokers.topics import Queue
 
 logger = logging.getLogger("brokers.consumer")
 
-#: Longest poll, in seconds: what a change of subscription, a pause or a commit may have to wait.
+#: Longest poll, in seconds: what a change of subscription or a pause may have to wait.
 POLL_S = 0.1
 
-#: The same while a partition is paused or waits for its start, so that it goes on soon.
+#: The same while something runs, or a partition is paused or waits for its start, so that it goes on soon.
 BUSY_POLL_S = 0.01
+
+#: The same while work ends all the time, and with it commits: what ended and is not committed is repeated after a kill.
+LIVELY_POLL_S = 0.001
 
 #: Records taken from the client at once.
 CHUNK = 500
@@ -59,11 +64,12 @@ LOW_WATER, LOW_WATER_BYTES = 500, 4_000_000
 DRAIN_S = 20.0
 
 
-def consumer_config(group_id: str, protocol: str) -> dict[str, Any]:
+def consumer_config(group_id: str, protocol: str, seat: Seat | None = None) -> dict[str, Any]:
     """The group part of the client's configuration.
 
     *protocol* ``classic`` notices a killed member in 6 s; ``consumer`` (KIP-848) in 45 s with the server's defaults,
-    and its client takes none of the classic settings.
+    and its client takes none of the classic settings.  *seat* is for the classic one: the other refuses the successor
+    of a killed member until its session has ended.
     """
     config = {
         "group.id": group_id,
@@ -84,11 +90,15 @@ def consumer_config(group_id: str, protocol: str) -> dict[str, Any]:
             "session.timeout.ms": 6000,
             "heartbeat.interval.ms": 1500,
         }
+        if seat is not None:
+            config["group.instance.id"] = seat.name
     return config
 
 
 class GroupConsumer:
-    """Reads the queues of one consumer group in a thread of its own.  *bounds* tells where logs begin and end.
+    """Reads the queues of one consumer group in a thread of its own.
+
+    *bounds* tells where logs begin and end; with *seated* it is a static member where it can (see `membership`).
 
     Raises:
       WrongSetting: Kafka's client does not take the settings.
@@ -103,9 +113,12 @@ class GroupConsumer:
         health: Health | None = None,
         protocol: str = "classic",
         drain_s: float = DRAIN_S,
+        seated: bool = True,
     ) -> None:
         self.group_id = group_id
         self.failure: BaseException | None = None
+        #: Another member has the same seat: a machine that looks like this one.
+        self.displaced = False
         self._bounds = bounds
         self._drain_s = drain_s
         self._lock = threading.Lock()
@@ -113,27 +126,34 @@ class GroupConsumer:
         self._ended: str | None = None
         self._subscribed: frozenset[str] = frozenset()
         self._assignments: dict[tuple[str, int], Assignment] = {}
+        self._early: dict[str, list[TopicPartition]] = {}  # of queues that are not open yet: a predecessor's
         self._starts: dict[Assignment, Start] = {}
         self._former: dict[tuple[str, int], AckTracker] = {}  # of partitions that were lost before all was committed
         self._commits = Commits(group_id)
         self._seldom = Seldom()
         self._closing = threading.Event()
-        config = base_config(settings, health or Health()) | consumer_config(group_id, protocol)
-        self._client = clients.opened(clients.Consumer, config | {"on_commit": self._commits.answered})
+        self._seat = take_seat(group_id) if seated and protocol == "classic" else None
+        config = base_config(settings, health or Health()) | consumer_config(group_id, protocol, self._seat)
+        self._callbacks = Callbacks()
+        on_commit = self._callbacks.guarded(self._commits.answered)
+        self._client = clients.opened(clients.Consumer, config | {"on_commit": on_commit})
         self._thread = threading.Thread(target=self._run, name=f"kafka-{group_id}", daemon=True)
         self._thread.start()
 
     # Any thread.
 
-    def open(self, queue: Queue) -> Buffer:
-        """The buffer of *queue*, which is subscribed to from now on."""
+    def open(self, queues: Iterable[Queue]) -> None:
+        """Subscribe to *queues*, together: each change of what a member reads is a rebalance."""
         with self._lock:
-            buffer = self._buffers.get(queue.topic.name)
-            if buffer is None:
-                buffer = OrderedBuffer(queue) if queue.ordered else ParallelBuffer(queue)
-                buffer.stopped = self._ended
-                self._buffers[queue.topic.name] = buffer
-        return buffer
+            for queue in queues:
+                if queue.topic.name not in self._buffers:
+                    buffer = OrderedBuffer(queue) if queue.ordered else ParallelBuffer(queue)
+                    buffer.stopped = self._ended
+                    self._buffers[queue.topic.name] = buffer
+
+    def buffer(self, queue: Queue) -> Buffer:
+        """The buffer of a *queue* that is open."""
+        return self._buffers[queue.topic.name]
 
     @property
     def running(self) -> bool:
@@ -173,9 +193,12 @@ class GroupConsumer:
 
     def _leave(self) -> None:
         try:
+            self._say_goodbye()
             self._client.close()  # calls on_revoke, which drains and commits
         except Exception:  # nothing is left to do for this client; what was not committed is delivered again
             logger.exception("kafka_consumer_close_failed group=%s", self.group_id)
+        if self._seat is not None:
+            self._seat.leave()
         with self._lock:
             self._ended = f"the consumer of group {self.group_id!r} has ended: {self.failure or 'closed'}"
             buffers = list(self._buffers.values())
@@ -183,6 +206,15 @@ class GroupConsumer:
             self._drop(assignment)
         for buffer in buffers:
             buffer.stop(self._ended)
+
+    def _say_goodbye(self) -> None:
+        """A static member does not leave its group when it is closed, only when it unsubscribes."""
+        if self._seat is None or self.failure is not None:
+            return
+        self._client.unsubscribe()
+        deadline = time.monotonic() + self._drain_s + ASK_KAFKA_S
+        while self._assignments and time.monotonic() < deadline:
+            self._receive([message] if (message := self._client.poll(POLL_S)) is not None else [])
 
     def _step(self) -> None:
         self._subscribe()
@@ -193,22 +225,31 @@ class GroupConsumer:
         if message is not None:
             self._receive([message])  # before `consume`, in which a rebalance may take the partition away
             self._receive(self._client.consume(CHUNK, 0))
+        self._callbacks.check()
         self._start_partitions()
         self._balance()
         self._commits.send(self._client, self._assignments.values())
 
     def _patience(self) -> float:
-        soon = any(a.paused and a.blocked is None for a in self._assignments.values())
+        if self._commits.lively:
+            return LIVELY_POLL_S
+        soon = any(a.running or (a.paused and a.blocked is None) for a in self._assignments.values())
         return BUSY_POLL_S if soon else POLL_S
 
     def _subscribe(self) -> None:
         with self._lock:
             topics = frozenset(self._buffers)
         if topics != self._subscribed:
+            guarded = self._callbacks.guarded
             self._client.subscribe(
-                sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+                sorted(topics),
+                on_assign=guarded(self._on_assign),
+                on_revoke=guarded(self._on_revoke),
+                on_lost=guarded(self._on_lost),
             )
             self._subscribed = topics
+            for topic in topics & self._early.keys():
+                self._take(self._early.pop(topic))
 
     def _receive(self, messages: list[KafkaMessage]) -> None:
         fresh: dict[Assignment, list[Record]] = defaultdict(list)
@@ -229,7 +270,8 @@ class GroupConsumer:
             if assignment is not None and not assignment.paused:
                 assignment.tracker.reached(message.offset() or 0)
             return
-        if error.fatal() or error.code() == codes.MAX_POLL_EXCEEDED:
+        if error.fatal() or error.code() in codes.ENDING:
+            self.displaced = "group.instance.id" in error.str()
             raise KafkaException(error)
         if self._seldom.due(error.name()):
             logger.warning("kafka_consumer_error group=%s code=%s text=%s", self.group_id, error.name(), error.str())
@@ -300,12 +342,19 @@ class GroupConsumer:
         client.incremental_assign([TopicPartition(p.topic, p.partition, OFFSET_BEGINNING) for p in places])
         if places:
             client.pause(places)
+        known = [place for place in places if place.topic in self._buffers]
+        self._take(known)
+        for place in places:
+            if place not in known:
+                self._early.setdefault(place.topic, []).append(place)
+        logger.info("kafka_partitions_assigned group=%s partitions=%s", self.group_id, _names(places))
+
+    def _take(self, places: list[TopicPartition]) -> None:
         for place in places:
             key = (place.topic, place.partition)
             if key in self._assignments:  # taken away without a word
                 self._drop(self._assignments[key])
             self._assignments[key] = Assignment(*key, self._buffers[place.topic])
-        logger.info("kafka_partitions_assigned group=%s partitions=%s", self.group_id, _names(places))
 
     def _on_revoke(self, client: Client, places: list[TopicPartition]) -> None:
         leaving = self._held(places)
@@ -336,6 +385,8 @@ class GroupConsumer:
         logger.warning("kafka_partitions_lost group=%s partitions=%s", self.group_id, _names(places))
 
     def _held(self, places: list[TopicPartition]) -> list[Assignment]:
+        for place in places:
+            self._early.pop(place.topic, None)
         keys = ((place.topic, place.partition) for place in places)
         return [self._assignments[key] for key in keys if key in self._assignments]
 

@@ -109,6 +109,7 @@ class KafkaBroker(dramatiq.Broker):
         self._admin_client: clients.AdminClient | None = None
         self._consumers: dict[str, GroupConsumer] = {}  # by group
         self._timers: Timers | None = None
+        self._worked_on: dict[Queue, list[Queue]] = {}
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
@@ -215,6 +216,8 @@ class KafkaBroker(dramatiq.Broker):
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's.  A message that was recalled before it began is seen by no middleware, and does not run."""
         if not (args and isinstance(args[0], KafkaMessageProxy)):
+            if signal == "worker_boot":
+                self._note_worker(args[0])
             super().emit_before(signal, *args, **kwargs)
             return
         message = args[0]
@@ -247,12 +250,27 @@ class KafkaBroker(dramatiq.Broker):
           QueueNotFound, Unreachable, WrongTopic, WrongSetting: see `brokers.errors`.
         """
         queue = self.get_queue(queue_name)
-        self.topics.ensure(queue.topic)
+        together = [other for other in self._worked_on.get(queue, [queue]) if other.group_id == queue.group_id]
+        for other in together:
+            self.topics.ensure(other.topic)
         if not queue.ordered:
             self._start_timers()
-        buffer = self._consumer(queue.group_id).open(queue)
-        timeout_s = timeout / 1000
-        return Reader(queue, buffer, park=self.publish, send=self._send_late, prefetch=prefetch, timeout_s=timeout_s)
+        consumer = self._consumer(queue.group_id)
+        consumer.open(together)
+        return Reader(
+            queue,
+            consumer.buffer(queue),
+            park=self.publish,
+            send=self._send_late,
+            prefetch=prefetch,
+            timeout_s=timeout / 1000,
+        )
+
+    def _note_worker(self, worker: dramatiq.Worker) -> None:
+        """Dramatiq will ask for these queues one after the other."""
+        wanted = worker.consumer_whitelist
+        queues = [queue for name, queue in self.queues.items() if not wanted or name in wanted]
+        self._worked_on = dict.fromkeys(queues, queues)
 
     def _send_late(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         self.enqueue(message, delay=delay)
@@ -275,8 +293,9 @@ class KafkaBroker(dramatiq.Broker):
         with self._lock:
             consumer = self._consumers.get(group_id)
             if consumer is None or not consumer.running:
+                seated = consumer is None or not consumer.displaced
                 consumer = GroupConsumer(
-                    group_id, self._settings, self._bounds, health=self._health, protocol=self._protocol
+                    group_id, self._settings, self._bounds, health=self._health, protocol=self._protocol, seated=seated
                 )
                 self._consumers[group_id] = consumer
         return consumer

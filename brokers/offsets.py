@@ -27,6 +27,9 @@ METADATA_LIMIT = 4095
 #: No new records are begun on a partition whose map is longer than this; those already begun go on, and still fit.
 MAP_LIMIT = METADATA_LIMIT * 3 // 4
 
+#: Bytes below which deflating is not tried: it costs more than all the rest, and gains next to nothing.
+WORTH_DEFLATING = 64
+
 #: First characters of a map: ours, version 1.  The character after them names the encoding.
 MAGIC = "nk1"
 
@@ -54,7 +57,9 @@ def encode(base: int, runs: list[Run]) -> str:
     if not runs:
         return ""
     lengths, bits = _lengths(base, runs), _bits(base, runs)
-    forms = (("r", lengths), ("b", bits), ("R", zlib.compress(lengths, 9)), ("B", zlib.compress(bits, 9)))
+    forms = [("r", lengths), ("b", bits)]
+    if min(len(lengths), len(bits)) >= WORTH_DEFLATING:
+        forms += [("R", zlib.compress(lengths, 9)), ("B", zlib.compress(bits, 9))]
     kind, payload = min(forms, key=lambda form: len(form[1]))
     return MAGIC + kind + base64.b85encode(payload).decode("ascii")
 

@@ -119,7 +119,7 @@ class Timers:
             timer.take(message)
 
     def _complain(self, error: KafkaError, message: KafkaMessage, timer: _Timer | None) -> None:
-        if error.fatal() or error.code() == codes.MAX_POLL_EXCEEDED:
+        if error.fatal() or error.code() in codes.ENDING:
             raise KafkaException(error)
         if error.code() != codes.PARTITION_EOF:
             logger.warning("kafka_timers_error code=%s text=%s", error.name(), error.str())

@@ -33,8 +33,11 @@ class Line:
     pid: int
 
 
-def make_broker(servers: str, prefix: str, protocol: str = "classic") -> KafkaBroker:
-    """The broker that caller and workers share, with its two actors, ``work`` and ``step``."""
+def make_broker(servers: str, prefix: str, protocol: str = "classic", *, body_s: float | None = None) -> KafkaBroker:
+    """The broker that caller and workers share, with its two actors, ``work`` and ``step``.
+
+    Their bodies take *body_s* seconds, or, without it, a random time.
+    """
     broker = KafkaBroker(servers, prefix=prefix, group_id=f"{prefix}workers", group_protocol=protocol)
     broker.add_middleware(dramatiq.middleware.CurrentMessage())
     out = os.open(os.environ["WORKER_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if "WORKER_LOG" in os.environ else 2
@@ -44,7 +47,7 @@ def make_broker(servers: str, prefix: str, protocol: str = "classic") -> KafkaBr
 
     def body(number: int) -> None:
         note("begin", number)
-        time.sleep(random.uniform(0, LONGEST_S))
+        time.sleep(random.uniform(0, LONGEST_S) if body_s is None else body_s)
         note("end", number)
 
     @dramatiq.actor(broker=broker, queue_name="work")
@@ -61,8 +64,17 @@ def make_broker(servers: str, prefix: str, protocol: str = "classic") -> KafkaBr
 class Crew:
     """Worker processes that are started and killed, and the log that they share."""
 
-    def __init__(self, servers: str, prefix: str, log: Path, protocol: str = "classic") -> None:
-        self._arguments = [servers, prefix, protocol]
+    def __init__(
+        self,
+        servers: str,
+        prefix: str,
+        log: Path,
+        protocol: str = "classic",
+        *,
+        threads: int = 4,
+        body_s: float | None = None,
+    ) -> None:
+        self._arguments = [servers, prefix, protocol, str(threads), *([] if body_s is None else [str(body_s)])]
         self._log = log
         self.members: list[subprocess.Popen[bytes]] = []
 
@@ -110,8 +122,10 @@ class Crew:
 def main() -> None:
     """Work until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads to come; only `sigwait` takes it
-    broker = make_broker(*sys.argv[1:])
-    worker = dramatiq.Worker(broker, worker_threads=4, worker_timeout=100)
+    servers, prefix, protocol, threads, *body_s = sys.argv[1:]
+
+    broker = make_broker(servers, prefix, protocol, body_s=float(body_s[0]) if body_s else None)
+    worker = dramatiq.Worker(broker, worker_threads=int(threads), worker_timeout=100)
     worker.start()
     signal.sigwait({signal.SIGTERM})
     worker.stop()

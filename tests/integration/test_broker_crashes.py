@@ -80,6 +80,22 @@ def test_killed_workers_lose_nothing_and_repeat_little(
     assert repeated <= kills * REPEATED_PER_KILL
 
 
+def test_a_worker_that_is_started_again_takes_its_predecessors_place_at_once(
+    broker: KafkaBroker, crew: Callable[[str], Crew]
+) -> None:
+    """It need not wait until the killed one's session, six seconds, is over."""
+    workers = crew("classic")
+    send(broker, "work", 400)
+    killed = workers.start()
+    workers.wait_for(50)
+    workers.kill(killed)
+    at = time.monotonic()
+    successor = workers.start()
+    wait_until(lambda: successor.pid in {line.pid for line in workers.lines()}, 30, "the successor to work")
+    assert time.monotonic() - at < 5.5
+    workers.wait_for(400, timeout_s=60)
+
+
 @pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.slow)])
 def test_workers_that_join_and_leave_repeat_nothing(
     broker: KafkaBroker, crew: Callable[[str], Crew], protocol: str

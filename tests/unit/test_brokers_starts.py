@@ -216,7 +216,8 @@ def news(assignment: Assignment, offset: int) -> None:
 def test_one_commit_is_on_its_way_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one says what has happened since; an answer that never comes does not end committing."""
     kafka, assignment, told = Kafka(), parallel(), Commits("g")
-    monkeypatch.setattr(commits, "COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr(commits, "SHORTEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(commits, "LONGEST_PAUSE_S", 0.0)
     for offset in (1, 2):
         news(assignment, offset)
         told.send(kafka.client, [assignment])
@@ -233,7 +234,8 @@ def test_one_commit_is_on_its_way_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_commit_that_failed_is_said_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """At once refused, refused later, or for one partition only."""
     kafka, assignments, told = Kafka(), [parallel(0), parallel(1)], Commits("g")
-    monkeypatch.setattr(commits, "COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr(commits, "SHORTEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(commits, "LONGEST_PAUSE_S", 0.0)
     for assignment in assignments:
         news(assignment, 1)
     kafka.error = KafkaError(KafkaError._STATE)

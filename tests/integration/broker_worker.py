@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Longest body of an actor here, in seconds.
 LONGEST_S = 0.01
+
+#: The number of a message whose body never ends.
+STUCK = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ def make_broker(servers: str, prefix: str, protocol: str = "classic", *, body_s:
 
     def body(number: int) -> None:
         note("begin", number)
+        if number == STUCK:
+            threading.Event().wait()
         time.sleep(random.uniform(0, LONGEST_S) if body_s is None else body_s)
         note("end", number)
 

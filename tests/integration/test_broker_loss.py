@@ -138,7 +138,7 @@ def committed(broker: KafkaBroker) -> int:
     found = broker._admin().list_consumer_group_offsets(request)[queue.group_id].result(10).topic_partitions
     known = [place for place in found if place.offset >= 0]
     runs = [run for place in known for run in offsets.decode(place.offset, place.metadata)]
-    return sum(place.offset for place in known) + sum(run.end - run.start for run in runs)
+    return int(sum(place.offset for place in known)) + sum(run.end - run.start for run in runs)
 
 
 #: The storm: how long, in seconds, and how many messages a second.

@@ -80,10 +80,12 @@ def decode(base: int, metadata: str | None) -> list[Run]:
 
 
 def _bits(base: int, runs: list[Run]) -> bytes:
-    number = 0
+    bits = []  # lowest first; a text, since adding each run to one large number takes quadratic time
+    cursor = base
     for start, end in runs:
-        number |= ((1 << (end - start)) - 1) << (start - base)
-    return number.to_bytes((runs[-1].end - base) // 8 + 1, "little")
+        bits.append("0" * (start - cursor) + "1" * (end - start))
+        cursor = end
+    return int("".join(bits)[::-1], 2).to_bytes((cursor - base) // 8 + 1, "little")
 
 
 def _from_bits(base: int, raw: bytes) -> list[Run]:
@@ -193,6 +195,12 @@ class AckTracker:
         """The offset to fetch next."""
         with self._lock:
             return self._next
+
+    @property
+    def highest_done(self) -> int:
+        """The highest offset that is finished."""
+        with self._lock:
+            return self._highest_done
 
     @property
     def unfinished(self) -> int:

@@ -51,6 +51,8 @@ class Sending(threading.local):
 
     def message(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         """See `KafkaBroker.enqueue`."""
+        if self.served is not None and self.served.keep_place(message, delay):
+            return
         try:
             posted = self._post(message, delay)
             if self._batch is None:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
+from brokers.batches import BatchFailed
 from brokers.kafka import KafkaBroker
 
 
-__all__ = ["KafkaBroker"]
+__all__ = ["BatchFailed", "KafkaBroker"]

@@ -17,7 +17,7 @@ from brokers.offsets import AckTracker
 
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     import dramatiq
@@ -129,6 +129,15 @@ class Buffer:
     def outstanding(self) -> int:
         """How many units Dramatiq has just now."""
         return len(self._out)
+
+    def is_out(self, unit: Unit) -> bool:
+        """Whether Dramatiq has *unit* just now."""
+        return unit in self._out
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for a *condition* that comes true when a unit ends; false when it did not in time."""
+        with self.changed:
+            return self.changed.wait_for(condition, timeout_s)
 
     # The owner thread's side.
 

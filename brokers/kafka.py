@@ -15,6 +15,7 @@ from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
 from brokers import clients
+from brokers.batches import BatchProxy, BatchReader, shared
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
@@ -60,8 +61,8 @@ class KafkaBroker(dramatiq.Broker):
     ``<prefix>q``, made on first use; its failed messages are parked on ``<prefix>q.XQ``.
 
     Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place) and ``batch=n``
-    (an ordered actor gets a list of up to n consecutive messages).  Message option: ``key`` (messages of one key share
-    a partition).
+    (the actor gets a list of up to n messages, consecutive ones on an ordered queue).  Message option: ``key`` (the
+    messages of one key share a partition, and run in their order).
 
     A delayed message lies on the topic ``<prefix>delayed`` until its time; any worker of the same prefix fires it.
 
@@ -170,8 +171,11 @@ class KafkaBroker(dramatiq.Broker):
         """
         options = {name: actor.options[name] for name in QUEUE_OPTIONS if name in actor.options}
         self.declare_queue(actor.queue_name, **options)
-        if self.queues[actor.queue_name].ordered:
+        queue = self.get_queue(actor.queue_name)
+        if queue.ordered:
             _pin(actor)
+        elif queue.batch is not None:
+            actor.fn = shared(actor.fn)
         super().declare_actor(actor)
 
     def get_queue(self, queue_name: str) -> Queue:
@@ -214,7 +218,13 @@ class KafkaBroker(dramatiq.Broker):
     # Middleware.
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        """As Dramatiq's.  A message that was recalled before it began is seen by no middleware, and does not run."""
+        """As Dramatiq's.  A message that was recalled before it began is seen by no middleware, and does not run.
+
+        Of a batch middleware sees each message for itself.
+        """
+        if args and isinstance(args[0], BatchProxy):
+            args[0].before(signal, self.emit_before)
+            return
         message = args[0] if args and isinstance(args[0], KafkaMessageProxy) else None
         if message is not None and signal == "process_message" and not message.begin():
             logger.info("kafka_message_recalled record=%s", message.record)
@@ -223,6 +233,9 @@ class KafkaBroker(dramatiq.Broker):
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's; see `emit_before`."""
+        if args and isinstance(args[0], BatchProxy):
+            args[0].after(signal, self.emit_after, **kwargs)
+            return
         message = args[0] if args and isinstance(args[0], KafkaMessageProxy) else None
         self._emit(super().emit_after, message, signal, *args, **kwargs)
 
@@ -250,7 +263,8 @@ class KafkaBroker(dramatiq.Broker):
             self._start_timers()
         buffer = self._consumer(queue.group_id).open(queue)
         timeout_s = timeout / 1000
-        return Reader(queue, buffer, park=self.publish, send=self._send_late, prefetch=prefetch, timeout_s=timeout_s)
+        reader = Reader if queue.ordered or queue.batch is None else BatchReader
+        return reader(queue, buffer, park=self.publish, send=self._send_late, prefetch=prefetch, timeout_s=timeout_s)
 
     def _send_late(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         self.enqueue(message, delay=delay)

@@ -101,7 +101,9 @@ class KeyedMachine(RuleBasedStateMachine):
     @rule(target=ended, unit=consumes(units), delay_s=st.sampled_from([0.0, 0.0, 1000.0]))
     def fail(self, unit: Unit, delay_s: float) -> Unit:
         if unit.lane is None:
-            return self.release(unit)
+            self.out.remove(unit)
+            self.buffer.release(unit)
+            return unit
         running = self.begin(unit)
         self.buffer.hold(unit, "no", delay_s, message())
         assert not running or self.buffer.held_keys(unit.assignment)

@@ -15,6 +15,7 @@ from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
 from brokers import clients
+from brokers.async_sending import AsyncSending
 from brokers.batches import BatchProxy, BatchReader, shared
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
@@ -113,6 +114,7 @@ class KafkaBroker(dramatiq.Broker):
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
+        self._async_sending = AsyncSending(self, self._sending)
         self._groups = Groups(self._admin, self.topics, self.delayed, self._timeout_s)
 
     @property
@@ -202,6 +204,15 @@ class KafkaBroker(dramatiq.Broker):
             `brokers.errors`.
         """
         self._sending.message(message, delay)
+        return message
+
+    async def enqueue_async(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        """`enqueue` for asyncio: the event loop runs on until Kafka has confirmed.
+
+        Messages go to Kafka in the order of the calls; many at once share a round trip.  Middleware runs in the loop's
+        thread.  A call that is cancelled may have sent its message or not.  Raises as `enqueue` does.
+        """
+        await self._async_sending.message(message, delay)
         return message
 
     def batching(self) -> AbstractContextManager[None]:

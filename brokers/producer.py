@@ -116,36 +116,59 @@ class Producer:
           DeliveryRefused: it cannot be sent at all.
         """
         pending = Pending(record)
-        client = self._get()
-        while True:
-            try:
-                client.produce(
-                    record.topic,
-                    record.value,
-                    record.key,
-                    -1 if record.partition is None else record.partition,  # -1: the key decides
-                    on_delivery=pending.report,
-                    headers=list(record.headers.items()),
-                )
-            except BufferError:
-                client.flush(POLL_S)
-            except KafkaException as exc:
-                raise DeliveryRefused(self._refusal(record, exc.args[0])) from exc
-            else:
-                return pending
+        self.push(pending)
+        return pending
+
+    def push(self, pending: Pending) -> None:
+        """Put *pending* on its way; as `post`."""
+        while not self.offer(pending):
+            self._get().flush(POLL_S)
+
+    def offer(self, pending: Pending) -> bool:
+        """Put *pending* on its way if that is possible at once: not before the first `push`, nor behind too many.
+
+        Raises:
+          DeliveryRefused: it cannot be sent at all.
+        """
+        client, record = self._client, pending.record
+        if client is None:
+            return False
+        try:
+            client.produce(
+                record.topic,
+                record.value,
+                record.key,
+                -1 if record.partition is None else record.partition,  # -1: the key decides
+                on_delivery=pending.report,
+                headers=list(record.headers.items()),
+            )
+        except BufferError:
+            return False
+        except KafkaException as exc:
+            raise DeliveryRefused(self._refusal(record, exc.args[0])) from exc
+        return True
 
     def confirm(self, pending: Pending) -> Delivery:
         """Wait for Kafka's answer about *pending*; raises as `send` does."""
-        answered = self._answered(pending)
+        self._answered(pending)
+        return self.outcome(pending)
+
+    def outcome(self, pending: Pending) -> Delivery:
+        """What Kafka has answered by now; raises as `send` does when its time is over."""
         if pending.delivery is not None:
             return pending.delivery
         error = pending.error
-        if not answered or (error is not None and error.code() in codes.UNCONFIRMED):
+        if error is None or error.code() in codes.UNCONFIRMED:
             raise self._unconfirmed(pending.record)
         raise DeliveryRefused(self._refusal(pending.record, error))
 
+    @property
+    def patience_s(self) -> float:
+        """Seconds after which the client has reported in any case."""
+        return self._timeout_s + REPORT_S
+
     def _answered(self, pending: Pending) -> bool:
-        return pending.wait(self._timeout_s + REPORT_S)
+        return pending.wait(self.patience_s)
 
     def _unconfirmed(self, record: Outgoing) -> DeliveryUnknown:
         message_id = record.headers.get("message_id", b"").decode(errors="replace")

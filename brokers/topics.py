@@ -148,6 +148,10 @@ class Topics:
             self._known[spec] = partitions
         return partitions
 
+    def knows(self, spec: TopicSpec) -> bool:
+        """Whether `ensure` answers without asking Kafka."""
+        return spec in self._known
+
     def doubt(self, spec: TopicSpec) -> None:
         """Look *spec* up again before its next use: something went wrong there."""
         self._known.pop(spec, None)

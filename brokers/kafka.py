@@ -308,7 +308,7 @@ class KafkaBroker(dramatiq.Broker):
         return bounds(self._admin(), places, ASK_KAFKA_S)
 
     def blocked(self) -> dict[str, Blocked]:
-        """The partitions held by this process that do not go on, by ``topic/partition``, and why."""
+        """What this process holds and what does not go on, and why: ``topic/partition``, or ``topic/partition key``."""
         return dict(chain.from_iterable(consumer.blocked().items() for consumer in list(self._consumers.values())))
 
     def delayed(self) -> Waiting:

@@ -64,7 +64,7 @@ class ParallelBuffer(Buffer):
 
     def _back(self, unit: Unit) -> None:
         unit.assignment.wait_for(unit.records)
-        self._ready.appendleft(Unit(unit.assignment, unit.records))
+        self._ready.appendleft(Unit(unit.assignment, unit.records, message=unit.message))
 
 
 def without(assignment: Assignment, units: Iterable[Unit]) -> deque[Unit]:

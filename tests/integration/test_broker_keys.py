@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING
 import dramatiq
 import pytest
 from dramatiq import Worker
+from dramatiq.errors import Retry
 
-from brokers import KafkaBroker
+from brokers import KafkaBroker, keyed
+from brokers.topics import TopicSpec
 from tests.integration.broker_worker import Crew, Line, make_broker
 from tests.support import unique, wait_until
 
@@ -154,6 +157,40 @@ def test_a_failing_key_blocks_nobody_else_and_is_seen(kafka: str, prefix: str) -
     assert broker.topics.partitions(f"{prefix}default.XQ") is not None
     assert broker.delayed().entries == ()
     broker.close()
+
+
+def test_what_waits_behind_a_blocked_key_is_bounded_and_neighbours_within_it_go_on(
+    kafka: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The partition is read no further than the limit; when the key moves on, so does everything, in order."""
+    monkeypatch.setattr(keyed, "BEHIND", 300)
+    broker = KafkaBroker(kafka, prefix=prefix, group_id=prefix)
+    broker.declare_queue("default", topic=TopicSpec(f"{prefix}default", 1))
+    mended = threading.Event()
+    ran: list[tuple[str, int]] = []
+
+    @dramatiq.actor(broker=broker, max_retries=1000)
+    def step(key: str, number: int) -> None:
+        if key == "bad" and not mended.is_set():
+            raise Retry("not yet", delay=100)
+        ran.append((key, number))
+
+    with broker.batching():
+        for key, numbers in (("bad", range(200)), ("near", range(3)), ("bad", range(200, 3500)), ("far", range(3))):
+            for number in numbers:
+                step.send_with_options(args=(key, number), key=key)
+    worker = Worker(broker, worker_timeout=100, worker_threads=2)
+    worker.start()
+    wait_until(lambda: len(ran) == 3, 20, "the neighbours")
+    [assignment] = broker._consumers[prefix]._assignments.values()
+    wait_until(lambda: assignment.paused, 20, "the partition to be paused")
+    assert 300 <= assignment.behind + assignment.waiting < 3500
+    mended.set()
+    broker.join("default", timeout=60_000)
+    worker.stop()
+    broker.close()
+    for key, count in (("bad", 3500), ("near", 3), ("far", 3)):
+        assert [number for one, number in ran if one == key] == list(range(count))
 
 
 def test_a_delayed_message_takes_its_place_when_it_fires(kafka: str, prefix: str) -> None:

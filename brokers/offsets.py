@@ -53,8 +53,11 @@ def encode(base: int, runs: list[Run]) -> str:
     """The completion map of the finished *runs*: ascending, apart, all of them above *base*; empty for none."""
     if not runs:
         return ""
-    lengths, bits = _lengths(base, runs), _bits(base, runs)
-    forms = (("r", lengths), ("b", bits), ("R", zlib.compress(lengths, 9)), ("B", zlib.compress(bits, 9)))
+    lengths = _lengths(base, runs)
+    forms = [("r", lengths), ("R", zlib.compress(lengths, 9))]
+    if (runs[-1].end - base) // 8 < 2 * len(lengths):  # else a bit set saves little, and takes ten times as long
+        bits = _bits(base, runs)
+        forms += [("b", bits), ("B", zlib.compress(bits, 9))]
     kind, payload = min(forms, key=lambda form: len(form[1]))
     return MAGIC + kind + base64.b85encode(payload).decode("ascii")
 

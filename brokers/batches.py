@@ -44,11 +44,14 @@ class BatchFailed(Exception):
 
     Raises:
       ValueError: no message failed.
+      TypeError: an error is not an exception.
     """
 
     def __init__(self, errors: Mapping[int, BaseException], results: Mapping[int, Any] | None = None) -> None:
         if not errors:
             raise ValueError("a failed batch needs a message that failed")
+        if not all(isinstance(error, BaseException) for error in errors.values()):
+            raise TypeError("the errors of a failed batch are exceptions, by the place of their message in the list")
         self.errors = dict(errors)
         self.results = dict(results or {})
         first = min(self.errors)

@@ -14,7 +14,7 @@ import itertools
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from brokers.assignment import Assignment, Blocked, Unit
@@ -113,15 +113,13 @@ class KeyedBuffer(ParallelBuffer):
         if not self._holds:
             return float("inf")
         due = self._holds[0][0]
-        return (
-            max(due - now, 0.001) if due > now else RESTLESS_S
-        )  # due, and the prefetch is full, or it is due just now
+        return max(due - now, 0.001) if due > now else RESTLESS_S  # due, and perhaps the prefetch is full
 
     def _end_holds(self, now: float) -> None:
         while self._holds and self._holds[0][0] <= now:
             _, _, unit = heappop(self._holds)
             lane = unit.lane
-            if lane is not None and lane.head is unit:  # else its partition has moved
+            if lane is not None:
                 lane.head = None
                 self._to_the_front(unit)
 
@@ -158,6 +156,8 @@ class KeyedBuffer(ParallelBuffer):
     def _drop(self, assignment: Assignment) -> None:
         super()._drop(assignment)
         self._clear(assignment)
+        self._holds = [hold for hold in self._holds if hold[2].assignment is not assignment]
+        heapify(self._holds)
         assignment.behind = assignment.behind_bytes = 0
 
     def _clear(self, assignment: Assignment) -> None:

@@ -102,6 +102,8 @@ def test_a_message_that_is_not_there_cannot_have_failed() -> None:
     assert "names the messages [7], and the list has 2" in str(errors[0])
     with pytest.raises(ValueError, match="needs a message"):
         BatchFailed({})
+    with pytest.raises(TypeError, match="are exceptions"):
+        BatchFailed({0: "five"})  # type: ignore[dict-item]  # as an application without types may say it
 
 
 def test_asking_for_later_means_the_whole_batch() -> None:

@@ -159,6 +159,13 @@ class KeyedMachine(RuleBasedStateMachine):
         for assignment in idle:
             assert {(assignment.partition, key.decode()) for key in self.buffer._lanes[assignment.partition]} <= out
 
+    @invariant()
+    def only_what_is_held_is_remembered_as_held(self) -> None:
+        """A partition that moved must leave nothing for the days that a backoff may take."""
+        held = [unit for _, _, unit in self.buffer._holds]
+        assert all(unit.lane is not None and unit.lane.head is unit for unit in held)
+        assert {unit.assignment for unit in held} <= set(self.assigned.values())
+
     def teardown(self) -> None:
         for assignment in self.assigned.values():
             self.buffer.map_is(assignment, full=False)

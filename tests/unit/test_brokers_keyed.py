@@ -13,9 +13,11 @@ from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, 
 
 from brokers import keyed
 from brokers.assignment import Assignment, Unit
+from brokers.errors import DeliveryRefused
 from brokers.keyed import KeyedBuffer, crowded
 from brokers.offsets import AckTracker, decode, resumed
-from brokers.records import Record
+from brokers.reader import KafkaMessageProxy, Reader
+from brokers.records import Outgoing, Record, encode
 from brokers.topics import Queue, TopicSpec
 
 
@@ -322,3 +324,90 @@ def test_a_taker_that_waits_is_woken_when_its_key_is_free() -> None:
     threading.Timer(0.02, buffer.finish, [unit]).start()
     assert taken(buffer, timeout_s=10).records[0].offset == 1
     assert time.monotonic() - began < 5
+
+
+class Bench:
+    """A reader of one message with a key."""
+
+    def __init__(self, **options: object) -> None:
+        queue = Queue("t", TopicSpec("t"), "g")
+        self.buffer = KeyedBuffer(queue)
+        self.assignment = Assignment("t", 0, self.buffer, AckTracker(0), started=True, paused=False)
+        self.assignment.tracker.begin(0)
+        out = encode(dramatiq.Message("t", "a", (), {}, {"key": "k", **options}), "t")
+        self.buffer.deliver(self.assignment, [Record("t", 0, 0, 0, out.key, out.value, out.headers)])
+        self.parked: list[Outgoing] = []
+        self.sent: list[object] = []
+        self.reader = Reader(queue, self.buffer, park=self.park, send=self.send, prefetch=9, timeout_s=0)
+
+    def park(self, record: Outgoing, spec: TopicSpec) -> None:
+        self.parked.append(record)
+
+    def send(self, message: dramatiq.Message[object], delay: int | None) -> None:
+        self.sent.append(message)
+
+    def taken(self) -> KafkaMessageProxy:
+        proxy = next(self.reader)
+        assert proxy is not None
+        assert proxy.begin()
+        return proxy
+
+    def failed(self) -> KafkaMessageProxy:
+        """The message as Dramatiq's Retries leaves it when it asks for a retry at once."""
+        proxy = self.taken()
+        proxy.stuff_exception(ValueError("five"))
+        proxy.options["retries"] = proxy.options.get("retries", 0) + 1
+        assert proxy.keep_place(proxy, 0)  # type: ignore[arg-type]  # Retries enqueues the proxy itself
+        return proxy
+
+
+def test_a_retry_that_middleware_asks_for_happens_in_place_with_its_count() -> None:
+    """Nothing is sent; the next attempt knows how many there were."""
+    bench = Bench()
+    for attempts in (1, 2):
+        bench.reader.ack(bench.failed())
+        held = bench.buffer.held_keys(bench.assignment)["k"]
+        assert (held.reason, held.attempts) == ("ValueError: five", attempts)
+    proxy = bench.taken()
+    assert proxy.options["retries"] == 2
+    bench.reader.ack(proxy)
+    assert bench.assignment.tracker.snapshot() == (1, "")
+    assert (bench.sent, bench.parked) == ([], [])
+
+
+def test_an_attempt_that_was_given_back_keeps_its_count() -> None:
+    """A worker that ends in this process gives back what it had not begun."""
+    bench = Bench()
+    bench.reader.ack(bench.failed())
+    proxy = next(bench.reader)
+    assert proxy is not None
+    bench.reader.requeue([proxy])
+    assert bench.taken().options["retries"] == 1
+
+
+def test_what_middleware_sends_besides_is_no_retry() -> None:
+    """A callback, or the message sent on to another queue."""
+    bench = Bench()
+    proxy = bench.taken()
+    assert not proxy.keep_place(message(), 0)
+    assert not proxy.keep_place(proxy.copy(queue_name="other"), 0)
+
+
+def test_a_retry_in_place_waits_for_what_is_owed_and_parks_what_cannot_be_sent() -> None:
+    """As any other ack does."""
+    bench = Bench()
+    proxy = bench.failed()
+    callback = message()
+    proxy.owed = [(callback, None)]
+    bench.reader.ack(proxy)
+    assert bench.sent == [callback]
+    proxy = bench.failed()
+    proxy.send_error = DeliveryRefused("too large")
+    bench.reader.ack(proxy)
+    assert len(bench.parked) == 1
+    assert bench.buffer.held_keys(bench.assignment) == {}
+
+
+def test_a_message_with_a_key_never_sleeps_in_dramatiqs_hands() -> None:
+    """It would keep its key waiting for its time; its place is its time."""
+    assert "eta" not in Bench(eta=2**50).taken().options

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from brokers.async_sending import send_async, send_with_options_async
+from brokers.batches import BatchFailed
 from brokers.kafka import KafkaBroker
 
 
-__all__ = ["KafkaBroker"]
+__all__ = ["BatchFailed", "KafkaBroker", "send_async", "send_with_options_async"]

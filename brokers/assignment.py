@@ -17,8 +17,12 @@ from brokers.offsets import AckTracker
 
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
+    import dramatiq
+
+    from brokers.keyed import Lane
     from brokers.records import Record
     from brokers.topics import Queue
 
@@ -54,9 +58,14 @@ class Assignment:
     handing_out: bool = True
     #: The completion map has no room for more finished records above an unfinished one.
     map_full: bool = False
+    #: While it is full: the highest offset that may be handed out.
+    map_end: int = -1
     #: Delivered, not handed out: records and bytes.
     waiting: int = 0
     waiting_bytes: int = 0
+    #: The same of those that cannot be handed out before another message of their key ends.
+    behind: int = 0
+    behind_bytes: int = 0
     #: Handed out, not ended, not recalled.
     running: set[Unit] = field(default_factory=set)
     #: Why it has no start yet.
@@ -69,8 +78,19 @@ class Assignment:
 
     def wait_no_more(self, records: Sequence[Record]) -> None:
         """Undo `wait_for`."""
-        self.waiting -= len(records)
-        self.waiting_bytes -= sum(record.size for record in records)
+        for record in records:  # mostly one
+            self.waiting -= 1
+            self.waiting_bytes -= record.size
+
+    def stand_behind(self, record: Record) -> None:
+        """Count *record* among those behind another one of their key."""
+        self.behind += 1
+        self.behind_bytes += record.size
+
+    def step_out(self, record: Record) -> None:
+        """Undo `stand_behind`."""
+        self.behind -= 1
+        self.behind_bytes -= record.size
 
     def __str__(self) -> str:
         return f"{self.topic}/{self.partition}"
@@ -87,6 +107,10 @@ class Unit:
     records: tuple[Record, ...]
     #: Work on it has begun; before that it can be recalled.
     begun: bool = False
+    #: The messages of its key, if it has one: no other of them is handed out before it ends.
+    lane: Lane | None = None
+    #: The message as a failed attempt has left it, with its count of retries; without one the record is decoded.
+    message: dramatiq.Message[Any] | None = None
 
 
 class Buffer:
@@ -106,6 +130,15 @@ class Buffer:
     def outstanding(self) -> int:
         """How many units Dramatiq has just now."""
         return len(self._out)
+
+    def is_out(self, unit: Unit) -> bool:
+        """Whether Dramatiq has *unit* just now."""
+        return unit in self._out
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for a *condition* that comes true when a unit ends; false when it did not in time."""
+        with self.changed:
+            return self.changed.wait_for(condition, timeout_s)
 
     # The owner thread's side.
 
@@ -144,6 +177,10 @@ class Buffer:
     def held(self, assignment: Assignment) -> Blocked | None:
         """Why what was handed out of *assignment* does not get done."""
         return None
+
+    def held_keys(self, assignment: Assignment) -> Mapping[str, Blocked]:
+        """The keys of *assignment* that do not go on, and why."""
+        return {}
 
     def map_is(self, assignment: Assignment, *, full: bool) -> None:
         """Whether the completion map of *assignment* has room for more gaps."""
@@ -221,7 +258,12 @@ class Buffer:
         counts = unit in unit.assignment.running and unit.assignment.alive
         unit.assignment.running.discard(unit)
         self._out.discard(unit)
+        if unit.lane is not None:
+            self._leave_lane(unit, expected=counts and unit.assignment.handing_out)
         return counts
+
+    def _leave_lane(self, unit: Unit, *, expected: bool) -> None:
+        """A unit with a key comes back; *expected* when the caller goes on to say how it ended; for subclasses."""
 
     def _finished(self, unit: Unit) -> None:
         """A unit of a living assignment is done; for subclasses."""

@@ -20,9 +20,9 @@ from brokers import clients, codes
 from brokers.assignment import Assignment
 from brokers.clients import Callbacks, Health, Seldom, base_config
 from brokers.commits import Commits
+from brokers.keyed import KeyedBuffer, crowded
 from brokers.membership import take_seat
 from brokers.ordered import OrderedBuffer
-from brokers.parallel import ParallelBuffer
 from brokers.records import received
 from brokers.starts import ASK_KAFKA_S, Start, ask_kafka
 
@@ -147,7 +147,7 @@ class GroupConsumer:
         with self._lock:
             for queue in queues:
                 if queue.topic.name not in self._buffers:
-                    buffer = OrderedBuffer(queue) if queue.ordered else ParallelBuffer(queue)
+                    buffer = OrderedBuffer(queue) if queue.ordered else KeyedBuffer(queue)
                     buffer.stopped = self._ended
                     self._buffers[queue.topic.name] = buffer
 
@@ -161,8 +161,11 @@ class GroupConsumer:
         return self._thread.is_alive() and self.failure is None and not self._closing.is_set()
 
     def blocked(self) -> dict[str, Blocked]:
-        """The partitions that do not go on, and why."""
-        found = {str(a): a.blocked or a.buffer.held(a) for a in list(self._assignments.values())}
+        """The partitions that do not go on, and why; a key that does not is named behind its partition."""
+        found: dict[str, Blocked | None] = {}
+        for assignment in list(self._assignments.values()):
+            found[str(assignment)] = assignment.blocked or assignment.buffer.held(assignment)
+            found |= {f"{assignment} {key}": why for key, why in assignment.buffer.held_keys(assignment).items()}
         return {name: blocked for name, blocked in found.items() if blocked is not None}
 
     def assigned(self) -> list[tuple[str, int]]:
@@ -329,10 +332,14 @@ class GroupConsumer:
         assignment.paused = True
 
     def _balance(self) -> None:
+        crowd = crowded(self._assignments.values())
         for assignment in self._assignments.values():
+            full = crowd and assignment.behind > 0
             if not assignment.paused:
-                if assignment.waiting > HIGH_WATER or assignment.waiting_bytes > HIGH_WATER_BYTES:
+                if full or assignment.waiting > HIGH_WATER or assignment.waiting_bytes > HIGH_WATER_BYTES:
                     self._stop_fetching(assignment)
+            elif full:
+                continue
             elif assignment.started and assignment.waiting < LOW_WATER and assignment.waiting_bytes < LOW_WATER_BYTES:
                 self._fetch_from(assignment, assignment.tracker.next)
 

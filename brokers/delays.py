@@ -39,7 +39,9 @@ def delayed_topic(prefix: str) -> TopicSpec:
 def delayed(record: Outgoing, eta_ms: int, spec: TopicSpec) -> Outgoing:
     """*record* wrapped for the delayed topic.  Its key there is new: a message may be delayed more than once."""
     message_id = record.headers.get("message_id", b"").decode(errors="replace")
-    headers = {**record.headers, TOPIC: record.topic.encode(), KEY: record.key or b"", ETA: str(eta_ms).encode()}
+    headers = {**record.headers, TOPIC: record.topic.encode(), ETA: str(eta_ms).encode()}
+    if record.key is not None:
+        headers[KEY] = record.key  # also an empty one: it is a key, and orders
     return Outgoing(spec.name, record.value, f"{message_id}/{uuid.uuid4().hex[:12]}".encode(), headers)
 
 
@@ -67,7 +69,7 @@ def entry_of(record: Record) -> Entry | None:
     if record.key is None or record.value is None or not eta.isdigit() or not topic:
         return None
     headers = {name: value for name, value in record.headers.items() if name not in {TOPIC, KEY, ETA}}
-    due = Outgoing(topic.decode(errors="replace"), record.value, record.headers.get(KEY) or None, headers)
+    due = Outgoing(topic.decode(errors="replace"), record.value, record.headers.get(KEY), headers)
     return Entry(int(eta), record.key, due)
 
 

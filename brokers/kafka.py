@@ -15,6 +15,8 @@ from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
 from brokers import clients
+from brokers.async_sending import AsyncSending
+from brokers.batches import BatchProxy, BatchReader, shared
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
@@ -60,8 +62,8 @@ class KafkaBroker(dramatiq.Broker):
     ``<prefix>q``, made on first use; its failed messages are parked on ``<prefix>q.XQ``.
 
     Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place) and ``batch=n``
-    (an ordered actor gets a list of up to n consecutive messages).  Message option: ``key`` (messages of one key share
-    a partition).
+    (the actor gets a list of up to n messages, consecutive ones on an ordered queue).  Message option: ``key`` (the
+    messages of one key share a partition, and run in their order).
 
     A delayed message lies on the topic ``<prefix>delayed`` until its time; any worker of the same prefix fires it.
 
@@ -113,6 +115,7 @@ class KafkaBroker(dramatiq.Broker):
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
+        self._async_sending = AsyncSending(self, self._sending)
         self._groups = Groups(self._admin, self.topics, self.delayed, self._timeout_s)
 
     @property
@@ -171,8 +174,11 @@ class KafkaBroker(dramatiq.Broker):
         """
         options = {name: actor.options[name] for name in QUEUE_OPTIONS if name in actor.options}
         self.declare_queue(actor.queue_name, **options)
-        if self.queues[actor.queue_name].ordered:
+        queue = self.get_queue(actor.queue_name)
+        if queue.ordered:
             _pin(actor)
+        elif queue.batch is not None:
+            actor.fn = shared(actor.fn)
         super().declare_actor(actor)
 
     def get_queue(self, queue_name: str) -> Queue:
@@ -200,6 +206,15 @@ class KafkaBroker(dramatiq.Broker):
         self._sending.message(message, delay)
         return message
 
+    async def enqueue_async(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        """`enqueue` for asyncio: the event loop runs on until Kafka has confirmed.
+
+        Messages go to Kafka in the order of the calls; many at once share a round trip.  Middleware runs in the loop's
+        thread.  A call that is cancelled may have sent its message or not.  Raises as `enqueue` does.
+        """
+        await self._async_sending.message(message, delay)
+        return message
+
     def batching(self) -> AbstractContextManager[None]:
         """Within, this thread's enqueues only post, some hundreds together; all are confirmed when it ends.
 
@@ -214,22 +229,30 @@ class KafkaBroker(dramatiq.Broker):
     # Middleware.
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        """As Dramatiq's.  A message that was recalled before it began is seen by no middleware, and does not run."""
-        if not (args and isinstance(args[0], KafkaMessageProxy)):
-            if signal == "worker_boot":
-                self._note_worker(args[0])
+        """As Dramatiq's.  A message that was recalled before it began is seen by no middleware, and does not run.
+
+        Of a batch middleware sees each message for itself.
+        """
+        first = args[0] if args else None
+        if isinstance(first, KafkaMessageProxy):
+            if signal == "process_message" and not first.begin():
+                logger.info("kafka_message_recalled record=%s", first.record)
+                raise SkipMessage("its partition has moved to another worker, which runs it")
+            self._emit(super().emit_before, first, signal, *args, **kwargs)
+        elif isinstance(first, BatchProxy):
+            first.before(signal, self.emit_before)
+        else:
+            if signal == "worker_boot" and first is not None:
+                self._note_worker(first)
             super().emit_before(signal, *args, **kwargs)
-            return
-        message = args[0]
-        if signal == "process_message" and not message.begin():
-            logger.info("kafka_message_recalled record=%s", message.record)
-            raise SkipMessage("its partition has moved to another worker, which runs it")
-        self._emit(super().emit_before, message, signal, *args, **kwargs)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's; see `emit_before`."""
-        if args and isinstance(args[0], KafkaMessageProxy):
-            self._emit(super().emit_after, args[0], signal, *args, **kwargs)
+        first = args[0] if args else None
+        if isinstance(first, KafkaMessageProxy):
+            self._emit(super().emit_after, first, signal, *args, **kwargs)
+        elif isinstance(first, BatchProxy):
+            first.after(signal, self.emit_after, **kwargs)
         else:
             super().emit_after(signal, *args, **kwargs)
 
@@ -257,7 +280,8 @@ class KafkaBroker(dramatiq.Broker):
             self._start_timers()
         consumer = self._consumer(queue.group_id)
         consumer.open(together)
-        return Reader(
+        reader = Reader if queue.ordered or queue.batch is None else BatchReader
+        return reader(
             queue,
             consumer.buffer(queue),
             park=self.publish,
@@ -304,7 +328,7 @@ class KafkaBroker(dramatiq.Broker):
         return bounds(self._admin(), places, ASK_KAFKA_S)
 
     def blocked(self) -> dict[str, Blocked]:
-        """The partitions held by this process that do not go on, by ``topic/partition``, and why."""
+        """What this process holds and what does not go on, and why: ``topic/partition``, or ``topic/partition key``."""
         return dict(chain.from_iterable(consumer.blocked().items() for consumer in list(self._consumers.values())))
 
     def delayed(self) -> Waiting:

@@ -56,10 +56,12 @@ def encode(base: int, runs: list[Run]) -> str:
     """The completion map of the finished *runs*: ascending, apart, all of them above *base*; empty for none."""
     if not runs:
         return ""
-    lengths, bits = _lengths(base, runs), _bits(base, runs)
-    forms = [("r", lengths), ("b", bits)]
-    if min(len(lengths), len(bits)) >= WORTH_DEFLATING:
-        forms += [("R", zlib.compress(lengths, 9)), ("B", zlib.compress(bits, 9))]
+    lengths = _lengths(base, runs)
+    forms = [("r", lengths)]
+    if (runs[-1].end - base) // 8 < 2 * len(lengths):  # else a bit set saves little, and takes ten times as long
+        forms.append(("b", _bits(base, runs)))
+    if min(len(raw) for _, raw in forms) >= WORTH_DEFLATING:
+        forms += [(kind.upper(), zlib.compress(raw, 9)) for kind, raw in forms]
     kind, payload = min(forms, key=lambda form: len(form[1]))
     return MAGIC + kind + base64.b85encode(payload).decode("ascii")
 
@@ -85,10 +87,12 @@ def decode(base: int, metadata: str | None) -> list[Run]:
 
 
 def _bits(base: int, runs: list[Run]) -> bytes:
-    number = 0
+    bits = []  # lowest first; a text, since adding each run to one large number takes quadratic time
+    cursor = base
     for start, end in runs:
-        number |= ((1 << (end - start)) - 1) << (start - base)
-    return number.to_bytes((runs[-1].end - base) // 8 + 1, "little")
+        bits.append("0" * (start - cursor) + "1" * (end - start))
+        cursor = end
+    return int("".join(bits)[::-1], 2).to_bytes((cursor - base) // 8 + 1, "little")
 
 
 def _from_bits(base: int, raw: bytes) -> list[Run]:
@@ -198,6 +202,12 @@ class AckTracker:
         """The offset to fetch next."""
         with self._lock:
             return self._next
+
+    @property
+    def highest_done(self) -> int:
+        """The highest offset that is finished."""
+        with self._lock:
+            return self._highest_done
 
     @property
     def unfinished(self) -> int:

@@ -27,32 +27,46 @@ class ParallelBuffer(Buffer):
         """With a full map nothing is begun that could make it longer; what was begun goes on."""
         with self.changed:
             assignment.map_full = full
-            if not full:
+            if full:
+                assignment.map_end = self._frontier(assignment)
+            else:
                 self._ready.extendleft(reversed([u for u in self._set_aside if u.assignment is assignment]))
-                self._set_aside = _without(assignment, self._set_aside)
+                self._set_aside = without(assignment, self._set_aside)
                 self.changed.notify_all()
+
+    def _frontier(self, assignment: Assignment) -> int:
+        """The highest offset that was begun: what comes again below it fills a gap, and a map without it stays full."""
+        running = (unit.records[-1].offset for unit in assignment.running)
+        return max(assignment.tracker.highest_done, max(running, default=-1))
 
     def _arrived(self, assignment: Assignment, records: Sequence[Record]) -> None:
         self._ready.extend(Unit(assignment, (record,)) for record in records)
 
     def _drop(self, assignment: Assignment) -> None:
-        self._ready = _without(assignment, self._ready)
-        self._set_aside = _without(assignment, self._set_aside)
+        self._ready = without(assignment, self._ready)
+        self._set_aside = without(assignment, self._set_aside)
         assignment.waiting = assignment.waiting_bytes = 0
 
     def _next(self, now: float) -> Unit | None:
         while self._ready:
             unit = self._ready.popleft()
-            if not unit.assignment.map_full:
+            if self._steps_behind(unit):
+                continue
+            if not unit.assignment.map_full or unit.records[0].offset <= unit.assignment.map_end:
                 unit.assignment.wait_no_more(unit.records)
                 return unit
             self._set_aside.append(unit)
         return None
 
+    def _steps_behind(self, unit: Unit) -> bool:
+        """Whether *unit* has to wait for another one, and is kept elsewhere; for subclasses."""
+        return False
+
     def _back(self, unit: Unit) -> None:
         unit.assignment.wait_for(unit.records)
-        self._ready.appendleft(Unit(unit.assignment, unit.records))
+        self._ready.appendleft(Unit(unit.assignment, unit.records, message=unit.message))
 
 
-def _without(assignment: Assignment, units: Iterable[Unit]) -> deque[Unit]:
+def without(assignment: Assignment, units: Iterable[Unit]) -> deque[Unit]:
+    """*units* less those of *assignment*."""
     return deque(unit for unit in units if unit.assignment is not assignment)

@@ -63,11 +63,12 @@ class Delivery(msgspec.Struct, frozen=True):
 class Pending:
     """A record on its way."""
 
-    __slots__ = ("_message", "_waiting", "answered", "error", "record")
+    __slots__ = ("_message", "_waiting", "answered", "attended", "error", "record")
 
     def __init__(self, record: Outgoing) -> None:
         self.record = record
         self.answered = False
+        self.attended: set[Pending] | None = None
         self.error: KafkaError | None = None
         self._message: KafkaMessage | None = None
         self._waiting: SimpleQueue[None] | None = None
@@ -76,6 +77,8 @@ class Pending:
         """The client's delivery report."""
         self.error, self._message = error, message
         self.answered = True  # before the look at who waits, and after it there: one of the two sees the other
+        if self.attended is not None:
+            self.attended.discard(self)
         self.wake()
 
     @property
@@ -116,6 +119,8 @@ class Producer:
         self._leading = threading.Lock()  # held by the thread that polls
         self._led_at = 0.0  # when it last did, in monotonic seconds
         self._followers: dict[Pending, None] = {}  # what the others wait for, the longest first
+        self._attended: set[Pending] = set()  # what nobody waits for in a thread
+        self._called = threading.Event()
         self._closing = threading.Event()
 
     def send(self, record: Outgoing) -> Delivery:
@@ -144,24 +149,34 @@ class Producer:
 
         Many that are put in quick succession travel together: the client sends whatever is there.
         """
-        client, record = self._get(), pending.record
-        while True:
-            try:
-                client.produce(
-                    record.topic,
-                    record.value,
-                    record.key,
-                    -1 if record.partition is None else record.partition,  # -1: the key decides
-                    on_delivery=pending.report,
-                    headers=cast("_Headers", record.headers),
-                )
-            except BufferError:
-                client.flush(POLL_S)
-            except KafkaException as exc:
-                pending.report(exc.args[0], None)
-                return
-            else:
-                return
+        while not self.offer(pending):
+            self._get().flush(POLL_S)
+
+    def offer(self, pending: Pending) -> bool:
+        """Put it on its way if that is possible at once: not before the first `put`, nor behind too many."""
+        client, record = self._client, pending.record
+        if client is None:
+            return False
+        try:
+            client.produce(
+                record.topic,
+                record.value,
+                record.key,
+                -1 if record.partition is None else record.partition,  # -1: the key decides
+                on_delivery=pending.report,
+                headers=cast("_Headers", record.headers),
+            )
+        except BufferError:
+            return False
+        except KafkaException as exc:
+            pending.report(exc.args[0], None)
+        return True
+
+    def attend(self, pending: Pending) -> None:
+        """Report about *pending* although nobody will `confirm` it; to be told before it is offered."""
+        pending.attended = self._attended
+        self._attended.add(pending)
+        self._called.set()
 
     def serve(self) -> None:
         """Take in the reports that are here, unless another thread does so."""
@@ -175,21 +190,30 @@ class Producer:
 
     def confirm(self, pending: Pending) -> Delivery:
         """Wait for Kafka's answer about *pending*; raises as `send` does."""
-        answered = self._answered(pending)
+        self._answered(pending)
+        return self.outcome(pending)
+
+    def outcome(self, pending: Pending) -> Delivery:
+        """What Kafka has answered by now; raises as `send` does when its time is over."""
         delivery = pending.delivery
         if delivery is not None:
             return delivery
         error = pending.error
-        if not answered or (error is not None and error.code() in codes.UNCONFIRMED):
+        if error is None or error.code() in codes.UNCONFIRMED:
             raise self._unconfirmed(pending.record)
         raise DeliveryRefused(self._refusal(pending.record, error))
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds after which the client has reported in any case."""
+        return self._timeout_s + REPORT_S
 
     def _answered(self, pending: Pending) -> bool:
         """Wait for Kafka's answer; false when there is none in time."""
         return pending.answered or self._await(pending)
 
     def _await(self, pending: Pending) -> bool:
-        deadline = time.monotonic() + self._timeout_s + REPORT_S
+        deadline = time.monotonic() + self.patience_s
         pending.will_wait()
         self._followers[pending] = None
         try:
@@ -270,7 +294,7 @@ class Producer:
         }
         client = clients.opened(clients.Producer, config)
         self._closing = threading.Event()
-        threading.Thread(target=self._idle, args=(client, self._closing), name="kafka-producer", daemon=True).start()
+        threading.Thread(target=self._attend, args=(client, self._closing), name="kafka-producer", daemon=True).start()
         return client
 
     def close(self) -> None:
@@ -285,12 +309,19 @@ class Producer:
                 client.purge()  # whoever waits for them is told
                 client.flush(POLL_S)
             self._closing.set()
+            self._called.set()
 
-    def _idle(self, client: clients.Producer, closing: threading.Event) -> None:
-        """Poll now and then, whether somebody waits or not, and see to it that somebody leads."""
-        while not closing.wait(IDLE_POLL_S):
-            self.serve()
-            if self._leading.locked() and time.monotonic() - self._led_at > IDLE_POLL_S:
+    def _attend(self, client: clients.Producer, closing: threading.Event) -> None:
+        """Poll for those that nobody waits for, and now and then in any case; see to it that somebody leads."""
+        while not closing.is_set():
+            if not self._attended:
+                self._called.wait(IDLE_POLL_S)
+                self._called.clear()
+            leading = self._leading
+            if leading.acquire(timeout=IDLE_POLL_S):
+                _poll(client, POLL_S if self._attended else 0)
+                leading.release()
+            elif time.monotonic() - self._led_at > IDLE_POLL_S:
                 # A time limit can raise in a thread at any point, also between taking the lock and minding it.
                 self._leading = threading.Lock()
             self._pass_on()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from brokers.assignment import Buffer, Unit
+    from brokers.keyed import KeyedBuffer
     from brokers.ordered import OrderedBuffer
     from brokers.records import Outgoing, Record
     from brokers.topics import Queue, TopicSpec
@@ -47,6 +48,8 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
         #: Messages, with their delays in ms, that middleware has sent for this one (a retry, a callback) and Kafka did
         #: not confirm.
         self.owed: list[tuple[dramatiq.Message[Any], int | None]] = []
+        #: The retry that middleware has asked for, and its delay in ms, when the message keeps its place for it.
+        self.retry: tuple[dramatiq.Message[Any], int] | None = None
 
     @property
     def record(self) -> Record:
@@ -62,6 +65,14 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
         """Work on it begins; false when it was recalled."""
         self.recalled = not self.unit.assignment.buffer.begin(self.unit)
         return not self.recalled
+
+    def keep_place(self, message: dramatiq.Message[Any], delay: int | None) -> bool:
+        """Whether *message*, sent by middleware, is this one again and its key has to wait for it."""
+        again = (message.message_id, message.queue_name) == (self.message_id, self.queue_name)
+        if self.unit.lane is None or not again:
+            return False
+        self.retry = message.copy(), delay or 0
+        return True
 
     def stuff_exception(self, exception: BaseException) -> None:
         """Keep *exception*.
@@ -114,10 +125,12 @@ class Reader(dramatiq.Consumer):
 
     def _decoded(self, unit: Unit) -> KafkaMessageProxy | None:
         try:
-            message = self._batch(unit) if self._queue.batch is not None else self._decode(unit.records[0])
+            message = unit.message or self._read(unit)
         except Undecodable as exc:
             self._reject(unit, exc)
             return None
+        if unit.lane is not None:
+            message.options.pop("eta", None)  # its place is its time: asleep, it would keep its key waiting
         if "eta" in message.options:
             self._asleep = [one for one in self._asleep if one in one.assignment.running] + [unit]
         return KafkaMessageProxy(message, unit)
@@ -129,6 +142,9 @@ class Reader(dramatiq.Consumer):
             self._buffer.release(unit)  # not parked, so not done
             # Not as a connection error: on those Dramatiq forgets the messages that it keeps for later.
             raise KafkaError(f"cannot park {unit.records[0]}: {exc}") from exc
+
+    def _read(self, unit: Unit) -> dramatiq.Message[Any]:
+        return self._batch(unit) if self._queue.batch is not None else self._decode(unit.records[0])
 
     def _decode(self, record: Record) -> dramatiq.Message[Any]:
         decode = self._queue.decode or records.decode
@@ -182,7 +198,9 @@ class Reader(dramatiq.Consumer):
         ours = _ours(message)
         self._send_owed(ours)
         error = ours.send_error
-        if error is None or ours.recalled:
+        if ours.retry is not None and (error is None or getattr(error, "retryable", False)):
+            self._retry_in_place(ours, *ours.retry)
+        elif error is None or ours.recalled:
             _buffer(ours).finish(ours.unit)
         elif getattr(error, "retryable", False):
             self._again(ours, f"what should follow could not be sent: {error}")
@@ -214,6 +232,11 @@ class Reader(dramatiq.Consumer):
             cast("OrderedBuffer", buffer).hold(message.unit, reason, _retry_after_s(message))
         else:
             buffer.release(message.unit)
+
+    def _retry_in_place(self, ours: KafkaMessageProxy, again: dramatiq.Message[Any], delay: int) -> None:
+        reason = _reason(ours)
+        logger.warning("kafka_key_held record=%s delay_ms=%d reason=%s", ours.record, delay, reason)
+        cast("KeyedBuffer", _buffer(ours)).hold(ours.unit, reason, delay / 1000, again)
 
     def requeue(self, messages: Iterable[dramatiq.MessageProxy]) -> None:
         """Handed out and never begun: back to the front, in the order they had."""

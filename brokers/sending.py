@@ -14,7 +14,7 @@ from brokers.producer import Pending
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import dramatiq
 
@@ -89,6 +89,8 @@ class Sending(threading.local):
 
     def message(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         """See `KafkaBroker.enqueue`."""
+        if self.served is not None and self.served.keep_place(message, delay):
+            return
         try:
             posted = self._prepare(message, delay)
             if self._batch is None:
@@ -103,32 +105,42 @@ class Sending(threading.local):
 
     def _prepare(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
         broker = self._broker
-        queue = broker.get_queue(message.queue_name)
+        topics = self.topics_for(message, delay)
+        for topic in topics:
+            broker.topics.ensure(topic)
+        return Posted(message, Pending(self.prepared(message, delay, topics)), topics[-1], delay)
+
+    def topics_for(self, message: dramatiq.Message[Any], delay: int | None) -> tuple[TopicSpec, ...]:
+        """The topics that *message* needs: its queue's, and, last, the one that it is put on."""
+        queue = self._broker.get_queue(message.queue_name)
         late = delay is not None and delay > 0
         if late and queue.ordered:
             raise DelayRefused(
                 f"message {message.message_id} asks for a delay of {delay} ms, and queue {queue.name!r} is ordered:"
                 " a message's place in it is its time"
             )
-        topic = queue.topic
-        broker.topics.ensure(topic)
-        if late:
-            topic = broker.delayed_topic
-            broker.topics.ensure(topic)
-        broker.emit_before("enqueue", message, delay)
-        record = records.encode(message, queue.topic.name)
-        if late:
-            record = delays.delayed(record, delays.now_ms() + int(delay or 0), topic)
-        return Posted(message, Pending(record), topic, delay)
+        return (queue.topic, self._broker.delayed_topic) if late else (queue.topic,)
+
+    def prepared(self, message: dramatiq.Message[Any], delay: int | None, topics: tuple[TopicSpec, ...]) -> Outgoing:
+        """The record for *message*, seen by middleware."""
+        self._broker.emit_before("enqueue", message, delay)
+        record = records.encode(message, topics[0].name)
+        if topics[-1] is topics[0]:
+            return record
+        return delays.delayed(record, delays.now_ms() + int(delay or 0), topics[-1])
 
     def _confirm(self, posted: Posted) -> None:
-        delivery = self._confirmed(posted.pending, posted.topic)
+        self.settle(posted, self._broker.producer.confirm)
+
+    def settle(self, posted: Posted, ask: Callable[[Pending], Delivery]) -> None:
+        """*posted* is sent, or was not; *ask* knows it."""
+        delivery = self._confirmed(posted.pending, posted.topic, ask)
         object.__setattr__(posted.message, "delivery", delivery)  # the dataclass is frozen; this is no field of it
         self._broker.emit_after("enqueue", posted.message, posted.delay)
 
-    def _confirmed(self, pending: Pending, topic: TopicSpec) -> Delivery:
+    def _confirmed(self, pending: Pending, topic: TopicSpec, ask: Callable[[Pending], Delivery]) -> Delivery:
         try:
-            return self._broker.producer.confirm(pending)
+            return ask(pending)
         except Exception:
             self._broker.topics.doubt(topic)
             raise
@@ -185,7 +197,8 @@ class Sending(threading.local):
         """See `KafkaBroker.publish`."""
         try:
             self._broker.topics.ensure(spec)
-            return self._confirmed(self._broker.producer.post(record), spec)
+            producer = self._broker.producer
+            return self._confirmed(producer.post(record), spec, producer.confirm)
         except Exception as exc:
             if self.served is not None:
                 self.served.send_error = exc

@@ -93,6 +93,7 @@ class Queue:
 
     *ordered*: one unit (a message, or with *batch* up to that many consecutive ones) at a time, held in place until it
     succeeds.
+    *batch*: of an unordered queue, up to that many messages in one call, each with an end of its own.
     *start*: where to begin, asked at every assignment and after every failure; without it Kafka's commit decides.
     *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
     """
@@ -108,8 +109,8 @@ class Queue:
     def __post_init__(self) -> None:
         if self.ordered and not (self.topic.exact and self.topic.partitions == 1):
             raise WrongTopic(f"queue {self.name!r} is ordered: its topic needs exactly one partition")
-        if self.batch is not None and (self.batch < 1 or not self.ordered):
-            raise WrongTopic(f"queue {self.name!r}: a batch is a positive number of messages of an ordered queue")
+        if self.batch is not None and self.batch < 1:
+            raise WrongTopic(f"queue {self.name!r}: a batch is a positive number of messages")
         if self.start is not None and not self.ordered:
             raise WrongTopic(f"queue {self.name!r}: only an ordered queue has a start of its own")
 
@@ -138,14 +139,18 @@ class Topics:
           Unreachable: no server answers.
           WrongTopic: it is there, and not as needed; or it cannot be made.
         """
-        known = self._known.get(spec.name)
-        if known is not None and (known[0] is spec or known[0] == spec):
-            return known[1]
+        if self.knows(spec):
+            return self._known[spec.name][1]
         with self._lock:
             found = self.partitions(spec.name)
             partitions = self._check(spec, self._create(spec) if found is None else found)
             self._known[spec.name] = spec, partitions
         return partitions
+
+    def knows(self, spec: TopicSpec) -> bool:
+        """Whether `ensure` answers without asking Kafka."""
+        known = self._known.get(spec.name)
+        return known is not None and (known[0] is spec or known[0] == spec)
 
     def doubt(self, spec: TopicSpec) -> None:
         """Look *spec* up again before its next use: something went wrong there."""

@@ -79,13 +79,13 @@ def test_a_topics_settings_follow_from_its_spec() -> None:
     [
         {"ordered": True},
         {"ordered": True, "topic": TopicSpec("t", 1)},
-        {"batch": 5},
+        {"batch": 0},
         {"ordered": True, "topic": TopicSpec("t", 1, exact=True), "batch": 0},
         {"start": lambda *_: 0},
     ],
 )
 def test_a_queue_that_could_not_keep_its_promise_is_refused(fields: dict[str, Any]) -> None:
-    """Order needs one partition; batches and starts of one's own need order."""
+    """Order needs one partition, a batch a size, and a start of one's own order."""
     with pytest.raises(WrongTopic):
         Queue("q", **{"topic": TopicSpec("t"), "group_id": "g", **fields})
 

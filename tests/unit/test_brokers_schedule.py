@@ -23,7 +23,7 @@ def as_record(outgoing: Outgoing, offset: int) -> Record:
 @given(st.binary(max_size=20), st.none() | st.binary(max_size=10), st.integers(0, 2**45))
 def test_a_record_survives_the_delay(value: bytes, key: bytes | None, eta_ms: int) -> None:
     """When it is due it is the record that it was: topic, value, key and headers."""
-    before = Outgoing("p-queue", value, key or None, {"message_id": b"m", "actor": b"a"})
+    before = Outgoing("p-queue", value, key, {"message_id": b"m", "actor": b"a"})
 
     entry = entry_of(as_record(delayed(before, eta_ms, SPEC), 0))
 

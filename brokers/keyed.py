@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 #: Records that wait for another one of their key, over all partitions of a consumer group in this process, and their
 #: bytes.  They do not count towards the water marks, or a busy key would stop its neighbours; above these limits the
-#: partitions of busy keys are read no further.  A record without its bytes takes about a kilobyte.
-BEHIND, BEHIND_BYTES = 50_000, 64_000_000
+#: partitions of busy keys are read no further.  Besides its bytes a record takes some 600 more.
+BEHIND, BEHIND_BYTES = 100_000, 64_000_000
 
 #: Seconds between two looks at a held message that is due and cannot be handed out yet.
 RESTLESS_S = 0.05

@@ -139,8 +139,9 @@ class Topics:
           Unreachable: no server answers.
           WrongTopic: it is there, and not as needed; or it cannot be made.
         """
-        if self.knows(spec):
-            return self._known[spec.name][1]
+        known = self._count(spec)
+        if known is not None:
+            return known
         with self._lock:
             found = self.partitions(spec.name)
             partitions = self._check(spec, self._create(spec) if found is None else found)
@@ -149,8 +150,11 @@ class Topics:
 
     def knows(self, spec: TopicSpec) -> bool:
         """Whether `ensure` answers without asking Kafka."""
+        return self._count(spec) is not None
+
+    def _count(self, spec: TopicSpec) -> int | None:
         known = self._known.get(spec.name)
-        return known is not None and (known[0] is spec or known[0] == spec)
+        return known[1] if known is not None and (known[0] is spec or known[0] == spec) else None
 
     def doubt(self, spec: TopicSpec) -> None:
         """Look *spec* up again before its next use: something went wrong there."""

@@ -38,7 +38,7 @@ class Line:
 
 
 def make_broker(servers: str, prefix: str, protocol: str = "classic", *, body_s: float | None = None) -> KafkaBroker:
-    """The broker that caller and workers share, with its actors, ``work``, ``step`` and ``part``.
+    """The broker that caller and workers share, with its two actors, ``work`` and ``step``.
 
     Their bodies take *body_s* seconds, or, without it, a random time.
     """
@@ -62,10 +62,6 @@ def make_broker(servers: str, prefix: str, protocol: str = "classic", *, body_s:
 
     @dramatiq.actor(broker=broker, queue_name="steps", ordered=True)
     def step(number: int) -> None:
-        body(number)
-
-    @dramatiq.actor(broker=broker, queue_name="parts")
-    def part(number: int) -> None:
         body(number)
 
     return broker

@@ -50,11 +50,11 @@ def crew(kafka: str, prefix: str, tmp_path: Path) -> Iterator[Crew]:
 
 def send_parts(broker: KafkaBroker, first: int = 0) -> None:
     """All keys in turn, from place *first* on."""
-    part = broker.get_actor("part")
+    work = broker.get_actor("work")
     with broker.batching():
         for place in range(first, first + EACH):
             for key in range(KEYS):
-                part.send_with_options(args=(key * 1000 + place,), key=f"key-{key}")
+                work.send_with_options(args=(key * 1000 + place,), key=f"key-{key}")
 
 
 def assert_in_order(lines: list[Line]) -> None:
@@ -95,7 +95,7 @@ def test_keys_keep_their_order_when_a_worker_is_killed_and_others_join(broker: K
     crew.kill(doomed)
     crew.start()
     crew.wait_for(KEYS * EACH)
-    broker.join("parts", timeout=30_000)
+    broker.join("work", timeout=30_000)
     lines = crew.lines()
     assert set(crew.ended()) == {key * 1000 + place for key in range(KEYS) for place in range(EACH)}
     assert_in_order(lines)
@@ -113,7 +113,7 @@ def test_a_storm_of_kills_keeps_the_order_of_every_key(broker: KafkaBroker, crew
         crew.wait_for((kill * 2 + 1) * KEYS * EACH // 2)
         crew.kill(crew.members[0])
         crew.start()
-    broker.join("parts", timeout=60_000)
+    broker.join("work", timeout=60_000)
     assert set(crew.ended()) == {key * 1000 + place for key in range(KEYS) for place in range(kills * EACH)}
     assert_in_order(crew.lines())
 

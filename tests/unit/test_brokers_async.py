@@ -48,7 +48,7 @@ class SlowProducer(Producer):
             self.taken.append(pending)
         return not self.full
 
-    def push(self, pending: Pending) -> None:
+    def put(self, pending: Pending) -> None:
         self.threads.append(threading.current_thread().name)
         time.sleep(BLOCKS_S)
         self.taken.append(pending)

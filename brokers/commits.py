@@ -7,28 +7,41 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import KafkaException, TopicPartition
 
+from brokers import crashes
 from brokers.offsets import MAP_LIMIT, METADATA_LIMIT, Commit
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from confluent_kafka import Consumer as Client
     from confluent_kafka import KafkaError
 
     from brokers.assignment import Assignment
+    from brokers.crashes import Said
 
 logger = logging.getLogger("brokers.consumer")
 
 #: Seconds between commits.  A kill repeats at most what was finished in this time.
 COMMIT_EVERY_S = 0.1
 
+#: The same while a suspect waits for its announcement to be confirmed (see `crashes`).
+ANNOUNCE_EVERY_S = 0.005
+
 #: Seconds after which a commit that got no answer is given up; what it said is said again.
 ANSWER_S = 30.0
+
+
+class _Asked(NamedTuple):
+    """A commit under way."""
+
+    assignment: Assignment
+    commit: Commit
+    said: Said | None
 
 
 class Commits:
@@ -36,13 +49,13 @@ class Commits:
 
     def __init__(self, group_id: str) -> None:
         self._group_id = group_id
-        self._asked: dict[tuple[str, int], tuple[Assignment, Commit]] = {}  # not answered yet
+        self._asked: dict[tuple[str, int], _Asked] = {}  # not answered yet
         self._asked_at = 0.0
 
-    def send(self, client: Client, assignments: Iterable[Assignment]) -> None:
+    def send(self, client: Client, assignments: Collection[Assignment]) -> None:
         """Commit what is news, unless it is too early for another commit."""
         now = time.monotonic()
-        if now - self._asked_at < (ANSWER_S if self._asked else COMMIT_EVERY_S):
+        if now - self._asked_at < (ANSWER_S if self._asked else _every_s(assignments)):
             return
         self._asked_at = now
         self._asked = _news(assignments)
@@ -81,14 +94,27 @@ class Commits:
         self._asked.pop((assignment.topic, assignment.partition), None)
 
 
-def _news(assignments: Iterable[Assignment]) -> dict[tuple[str, int], tuple[Assignment, Commit]]:
+def _every_s(assignments: Iterable[Assignment]) -> float:
+    urgent = any(a.watch is not None and a.watch.urgent for a in assignments)
+    return ANNOUNCE_EVERY_S if urgent else COMMIT_EVERY_S
+
+
+def _news(assignments: Iterable[Assignment]) -> dict[tuple[str, int], _Asked]:
     news = {}
     for assignment in assignments:
-        commit = assignment.tracker.to_commit() if assignment.started else None
-        if commit is not None:
-            _watch_map(assignment, commit)
-            news[assignment.topic, assignment.partition] = (assignment, commit)
+        asked = _asked(assignment) if assignment.started else None
+        if asked is not None:
+            _watch_map(assignment, asked.commit)
+            news[assignment.topic, assignment.partition] = asked
     return news
+
+
+def _asked(assignment: Assignment) -> _Asked | None:
+    tracker, watch = assignment.tracker, assignment.watch
+    commit = tracker.to_commit()
+    if commit is None and (watch is None or not watch.news()):
+        return None
+    return _Asked(assignment, commit or tracker.snapshot(), None if watch is None else watch.said())
 
 
 def _watch_map(assignment: Assignment, commit: Commit) -> None:
@@ -99,21 +125,24 @@ def _watch_map(assignment: Assignment, commit: Commit) -> None:
         assignment.buffer.map_is(assignment, full=full)
 
 
-def _offsets(asked: dict[tuple[str, int], tuple[Assignment, Commit]]) -> list[TopicPartition]:
-    return [_place(topic, partition, commit) for (topic, partition), (_, commit) in asked.items()]
+def _offsets(asked: dict[tuple[str, int], _Asked]) -> list[TopicPartition]:
+    return [TopicPartition(*place, one.commit.offset, metadata=_metadata(one)) for place, one in asked.items()]
 
 
-def _place(topic: str, partition: int, commit: Commit) -> TopicPartition:
+def _metadata(asked: _Asked) -> str:
+    section = "" if asked.said is None else crashes.encode(asked.commit.offset, asked.said)
     # One map that is too long would fail the commit: rather twice what it says than never what all others say.
-    metadata = commit.metadata if len(commit.metadata) <= METADATA_LIMIT else ""
-    return TopicPartition(topic, partition, commit.offset, metadata=metadata)
+    fits = len(asked.commit.metadata) + len(section) <= METADATA_LIMIT
+    return asked.commit.metadata + section if fits else section
 
 
-def _note(asked: dict[tuple[str, int], tuple[Assignment, Commit]], places: list[TopicPartition]) -> bool:
+def _note(asked: dict[tuple[str, int], _Asked], places: list[TopicPartition]) -> bool:
     """Remember what Kafka has taken; false when that is not all."""
     for place in places:
-        assignment, commit = asked.get((place.topic, place.partition), (None, None))
-        if assignment is not None and commit is not None and place.error is None and place.offset == commit.offset:
-            assignment.tracker.committed(commit)
+        one = asked.get((place.topic, place.partition))
+        if one is not None and place.error is None and place.offset == one.commit.offset:
+            one.assignment.tracker.committed(one.commit)
+            if one.assignment.watch is not None and one.said is not None:
+                one.assignment.watch.heard(one.said)
             del asked[place.topic, place.partition]
     return not asked

@@ -24,6 +24,7 @@ from brokers.ordered import OrderedBuffer
 from brokers.parallel import ParallelBuffer
 from brokers.records import received
 from brokers.starts import ASK_KAFKA_S, Start, ask_kafka
+from brokers.suspects import Alone, Suspects, handing_over
 
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class GroupConsumer:
         health: Health | None = None,
         protocol: str = "classic",
         drain_s: float = DRAIN_S,
+        alone: Alone | None = None,
+        max_crashes: int | None = None,
     ) -> None:
         self.group_id = group_id
         self.failure: BaseException | None = None
@@ -116,6 +119,8 @@ class GroupConsumer:
         self._starts: dict[Assignment, Start] = {}
         self._former: dict[tuple[str, int], AckTracker] = {}  # of partitions that were lost before all was committed
         self._commits = Commits(group_id)
+        self._alone = alone or Alone()
+        self._suspects = Suspects(self._alone, max_crashes)
         self._seldom = Seldom()
         self._closing = threading.Event()
         config = base_config(settings, health or Health()) | consumer_config(group_id, protocol)
@@ -132,6 +137,7 @@ class GroupConsumer:
             if buffer is None:
                 buffer = OrderedBuffer(queue) if queue.ordered else ParallelBuffer(queue)
                 buffer.stopped = self._ended
+                self._alone.join(buffer)
                 self._buffers[queue.topic.name] = buffer
         return buffer
 
@@ -181,6 +187,7 @@ class GroupConsumer:
             buffers = list(self._buffers.values())
         for assignment in list(self._assignments.values()):  # where the client had no chance to revoke
             self._drop(assignment)
+        self._suspects.step(())
         for buffer in buffers:
             buffer.stop(self._ended)
 
@@ -195,11 +202,12 @@ class GroupConsumer:
             self._receive(self._client.consume(CHUNK, 0))
         self._start_partitions()
         self._balance()
+        self._suspects.step(self._assignments.values())
         self._commits.send(self._client, self._assignments.values())
 
     def _patience(self) -> float:
         soon = any(a.paused and a.blocked is None for a in self._assignments.values())
-        return BUSY_POLL_S if soon else POLL_S
+        return BUSY_POLL_S if soon or self._suspects.busy else POLL_S
 
     def _subscribe(self) -> None:
         with self._lock:
@@ -262,6 +270,7 @@ class GroupConsumer:
             return True
         buffer.restart(assignment)
         assignment.tracker = tracker
+        assignment.watch = self._suspects.watch(assignment, self._starts[assignment].past)
         if not self._fetch_from(assignment, offset):
             self._starts[assignment].postpone("its fetcher is not ready")
             return False
@@ -310,6 +319,7 @@ class GroupConsumer:
     def _on_revoke(self, client: Client, places: list[TopicPartition]) -> None:
         leaving = self._held(places)
         drained = self._drain(leaving)
+        handing_over(leaving)
         committed = self._commits.send_and_wait(self._client, leaving)
         for assignment in leaving:
             self._drop(assignment, settled=drained and committed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from brokers.records import Outgoing
@@ -21,21 +22,38 @@ if TYPE_CHECKING:
 REASON_CHARS = 1000
 TRACEBACK_CHARS = 4000
 
+#: Digits of a header that is read as a number.
+LONGEST_NUMBER = 10
+
 #: Bytes of a value that every dead-letter topic takes, and what is kept of a larger one.
 VALUE_BYTES = 1_000_000
 BEGINNING_BYTES = 64_000
 
 
-def dead_letter(record: Record, queue: Queue, *, error: str, reason: str, traceback: str = "") -> Outgoing:
+def dead_letter(
+    record: Record,
+    queue: Queue,
+    *,
+    error: str,
+    reason: str,
+    traceback: str = "",
+    tried: int = 1,
+    crashes: int = 0,
+) -> Outgoing:
     """The record to put on *queue*'s dead-letter topic for *record*.
 
-    *error* is the kind of failure, for filters; *reason* is for people.
+    *error* is the kind of failure, for filters; *reason* is for people.  *tried*: how often this very record was tried,
+    and *crashes*, how often its process did not live to tell.
     """
     about = {
         "xq.topic": record.topic,
         "xq.partition": str(record.partition),
         "xq.offset": str(record.offset),
         "xq.timestamp_ms": str(record.timestamp_ms),
+        "xq.group": queue.group_id,
+        "xq.ordered": "1" if queue.ordered else "",
+        "xq.attempts": str(_former_attempts(record) + tried),
+        "xq.crashes": str(crashes or ""),
         "xq.error": error,
         "xq.reason": reason[:REASON_CHARS],
         "xq.traceback": traceback[-TRACEBACK_CHARS:],
@@ -50,3 +68,15 @@ def dead_letter(record: Record, queue: Queue, *, error: str, reason: str, traceb
         **{name: text.encode("utf-8", "backslashreplace") for name, text in about.items() if text},
     }
     return Outgoing(queue.dead_letters.name, value, record.key, headers)
+
+
+def _former_attempts(record: Record) -> int:
+    """How often the same message had been tried in earlier records: a retry is a record of its own."""
+    attempt = record.headers.get("attempt", b"")
+    return max(int(attempt) - 1, 0) if attempt.isdigit() and len(attempt) < LONGEST_NUMBER else 0
+
+
+def bare(letter: Outgoing) -> Outgoing:
+    """*letter* without its value, which Kafka does not take; it says so."""
+    size = f"{len(letter.value or b''):d} bytes".encode()
+    return replace(letter, value=None, headers={**letter.headers, "xq.cut": letter.headers.get("xq.cut", size)})

@@ -26,6 +26,7 @@ from brokers.reader import KafkaMessageProxy, Reader
 from brokers.records import Outgoing
 from brokers.sending import Sending
 from brokers.starts import ASK_KAFKA_S
+from brokers.suspects import MAX_CRASHES, Alone, checked
 from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
 from brokers.waiting import Waiting, waiting
@@ -74,6 +75,7 @@ class KafkaBroker(dramatiq.Broker):
       middleware: as in Dramatiq.
       delivery_timeout_s: seconds within which Kafka has to confirm a send.
       group_protocol: ``classic`` or ``consumer`` (KIP-848).
+      max_crashes: how many processes a message of an unordered queue may end before it is parked; none for any number.
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
     """
 
@@ -89,6 +91,7 @@ class KafkaBroker(dramatiq.Broker):
         middleware: Sequence[Middleware] | None = None,
         delivery_timeout_s: float = DELIVERY_TIMEOUT_S,
         group_protocol: str = "classic",
+        max_crashes: int | None = MAX_CRASHES,
         **client: Any,
     ) -> None:
         super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
@@ -99,6 +102,7 @@ class KafkaBroker(dramatiq.Broker):
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
         self._timeout_s = delivery_timeout_s
+        self._max_crashes = checked(max_crashes)
         self._begin_process()
         os.register_at_fork(after_in_child=_weakly(self._begin_process))
 
@@ -109,6 +113,7 @@ class KafkaBroker(dramatiq.Broker):
         self._admin_client: clients.AdminClient | None = None
         self._consumers: dict[str, GroupConsumer] = {}  # by group
         self._timers: Timers | None = None
+        self._alone = Alone()
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
@@ -274,7 +279,13 @@ class KafkaBroker(dramatiq.Broker):
             consumer = self._consumers.get(group_id)
             if consumer is None or not consumer.running:
                 consumer = GroupConsumer(
-                    group_id, self._settings, self._bounds, health=self._health, protocol=self._protocol
+                    group_id,
+                    self._settings,
+                    self._bounds,
+                    health=self._health,
+                    protocol=self._protocol,
+                    alone=self._alone,
+                    max_crashes=self._max_crashes,
                 )
                 self._consumers[group_id] = consumer
         return consumer

@@ -6,7 +6,7 @@ log wants to know without decoding values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
@@ -60,10 +60,6 @@ class Outgoing:
     key: bytes | None = None
     headers: Mapping[str, bytes] = field(default_factory=dict)
     partition: int | None = None
-
-    def without_value(self) -> Outgoing:
-        """The same with nothing but key and headers."""
-        return replace(self, value=None)
 
 
 class _Wire(msgspec.Struct):

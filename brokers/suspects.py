@@ -1,0 +1,159 @@
+"""The owner thread's dealings with suspects: see `crashes` for what they are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from brokers import crashes
+from brokers.crashes import FEWEST_CRASHES, Past, Watch
+from brokers.errors import WrongSetting
+from brokers.offsets import UnknownMap
+
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from confluent_kafka import TopicPartition
+
+    from brokers.assignment import Assignment, Buffer
+    from brokers.records import Record
+
+logger = logging.getLogger("brokers.consumer")
+
+#: Crashes after which a record is parked, unless the application says otherwise.
+MAX_CRASHES = 3
+
+#: Seconds that a suspect waits for what runs in its process; after that it begins beside it, and nothing is counted.
+QUIET_S = 30.0
+
+
+def checked(max_crashes: int | None) -> int | None:
+    """*max_crashes*, if it can be one.
+
+    Raises:
+      WrongSetting: it cannot.
+    """
+    if max_crashes is not None and max_crashes < FEWEST_CRASHES:
+        raise WrongSetting(
+            f"max_crashes is {max_crashes}: it takes at least {FEWEST_CRASHES} to know whose crash it was;"
+            " None switches counting off"
+        )
+    return max_crashes
+
+
+class Alone:
+    """The one suspect for which everything else in this process waits.  Any thread; one object for each broker."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: Watch | None = None
+        self._since = 0.0
+        self._buffers: weakref.WeakSet[Buffer] = weakref.WeakSet()
+
+    def join(self, buffer: Buffer) -> None:
+        """*buffer* hands out nothing while a suspect is alone."""
+        buffer.alone = self
+        self._buffers.add(buffer)
+
+    @property
+    def taken(self) -> bool:
+        """Whether a suspect is alone, or about to be."""
+        return self._holder is not None
+
+    def held_by(self, watch: Watch) -> bool:
+        """Whether it is a suspect of *watch*."""
+        return self._holder is watch
+
+    def claim(self, watch: Watch) -> bool | None:
+        """True when nothing else runs, false when it still does after a while, none for not yet.
+
+        Call it without holding a buffer's condition.
+        """
+        with self._lock:
+            if self._holder is None:
+                self._holder, self._since = watch, time.monotonic()
+            if self._holder is not watch:
+                return None
+        if all(buffer.idle() for buffer in list(self._buffers)):
+            return True
+        return False if time.monotonic() - self._since > QUIET_S else None
+
+    def leave(self, watch: Watch) -> None:
+        """Let the others go on."""
+        with self._lock:
+            if self._holder is not watch:
+                return
+            self._holder = None
+        for buffer in list(self._buffers):
+            buffer.wake()
+
+
+class Suspects:
+    """The watches of one consumer.  The owner thread only.  *most* as the broker's ``max_crashes``."""
+
+    def __init__(self, alone: Alone, most: int | None) -> None:
+        self._alone = alone
+        self._most = most
+        self._watches: set[Watch] = set()
+        #: Something may be announced or handed out soon.
+        self.busy = False
+
+    def watch(self, assignment: Assignment, past: Past) -> Watch | None:
+        """The watch of a partition that starts; none where crashes are not counted."""
+        if self._most is None or assignment.buffer.queue.ordered:
+            return None
+        if past.crashed:
+            blamed = ",".join(f"{offset}:{count}" for offset, count in sorted(past.crashes.items()))
+            logger.warning("kafka_partition_left_open partition=%s suspects=%s", assignment, blamed or "unknown")
+        return Watch(past, self._most)
+
+    def step(self, assignments: Collection[Assignment]) -> None:
+        """Hand out what may be."""
+        watched = [(a, a.watch) for a in assignments if a.watch is not None and a.started and not a.watch.free]
+        for watch in self._watches - {watch for _, watch in watched}:
+            self._alone.leave(watch)
+        self._watches = {watch for _, watch in watched}
+        for assignment, watch in watched:
+            self._admit(assignment, watch)
+        self.busy = any(watch.busy for watch in self._watches)
+
+    def _admit(self, assignment: Assignment, watch: Watch) -> None:
+        records = watch.plan(assignment.tracker.next, lambda: self._alone.claim(watch))
+        together = [record for record in records if record.offset != watch.alone]
+        if together:
+            assignment.buffer.admit(assignment, together)
+        for record in records:
+            if record.offset == watch.alone:
+                logger.warning("kafka_suspect_runs_alone record=%s crashes=%d", record, watch.crashes(record.offset))
+                assignment.buffer.admit_alone(assignment, record)
+        if not watch.wants_alone:
+            self._alone.leave(watch)
+
+
+def past_of(committed: TopicPartition, log_end: int) -> Past:
+    """What a group's commit says about crashes."""
+    try:
+        said = crashes.decode(committed.offset, crashes.split(committed.metadata)[1])
+    except UnknownMap as exc:
+        logger.warning("kafka_crashes_unknown partition=%s/%d reason=%s", committed.topic, committed.partition, exc)
+        return Past()
+    return crashes.past(said, log_end)
+
+
+def handing_over(assignments: Iterable[Assignment]) -> None:
+    """The next commit of *assignments* is the last one of this process, which lives."""
+    for assignment in assignments:
+        if assignment.watch is not None:
+            assignment.watch.hand_over()
+
+
+def reason(record: Record, count: int) -> str:
+    """Why *record* is parked."""
+    return (
+        f"{count} processes ended without a word, or lost its partition, while {record} ran, the last one with nothing"
+        " else to do: it was killed, ran out of memory, or its interpreter crashed"
+    )

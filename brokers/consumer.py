@@ -100,12 +100,11 @@ class GroupConsumer:
         group_id: str,
         settings: Mapping[str, Any],
         bounds: Bounds,
+        alone: Alone | None = None,
         *,
         health: Health | None = None,
         protocol: str = "classic",
         drain_s: float = DRAIN_S,
-        alone: Alone | None = None,
-        max_crashes: int | None = None,
     ) -> None:
         self.group_id = group_id
         self.failure: BaseException | None = None
@@ -120,7 +119,7 @@ class GroupConsumer:
         self._former: dict[tuple[str, int], AckTracker] = {}  # of partitions that were lost before all was committed
         self._commits = Commits(group_id)
         self._alone = alone or Alone()
-        self._suspects = Suspects(self._alone, max_crashes)
+        self._suspects = Suspects(self._alone)
         self._seldom = Seldom()
         self._closing = threading.Event()
         config = base_config(settings, health or Health()) | consumer_config(group_id, protocol)

@@ -12,9 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from brokers.records import Outgoing
+from brokers.replays import number
 
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from brokers.records import Record
     from brokers.topics import Queue
 
@@ -22,8 +25,11 @@ if TYPE_CHECKING:
 REASON_CHARS = 1000
 TRACEBACK_CHARS = 4000
 
-#: Digits of a header that is read as a number.
-LONGEST_NUMBER = 10
+#: How the name of a dead-letter topic ends.
+SUFFIX = ".XQ"
+
+#: The header of a mark: offsets of letters of the same partition that are dealt with, apart by ",".
+SETTLED = "xq.settled"
 
 #: Bytes of a value that every dead-letter topic takes, and what is kept of a larger one.
 VALUE_BYTES = 1_000_000
@@ -72,11 +78,16 @@ def dead_letter(
 
 def _former_attempts(record: Record) -> int:
     """How often the same message had been tried in earlier records: a retry is a record of its own."""
-    attempt = record.headers.get("attempt", b"")
-    return max(int(attempt) - 1, 0) if attempt.isdigit() and len(attempt) < LONGEST_NUMBER else 0
+    return max((number(record.headers, "attempt") or 1) - 1, 0)
 
 
 def bare(letter: Outgoing) -> Outgoing:
     """*letter* without its value, which Kafka does not take; it says so."""
     size = f"{len(letter.value or b''):d} bytes".encode()
     return replace(letter, value=None, headers={**letter.headers, "xq.cut": letter.headers.get("xq.cut", size)})
+
+
+def mark(topic: str, partition: int, offsets: Sequence[int], how: str) -> Outgoing:
+    """The record that says of letters on *topic* that they are dealt with, and *how*."""
+    headers = {SETTLED: ",".join(map(str, offsets)).encode(), "xq.how": how.encode()}
+    return Outgoing(topic, None, None, headers, partition)

@@ -21,12 +21,13 @@ from brokers.consumer import GroupConsumer
 from brokers.delays import delayed_topic, parked_topic
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
+from brokers.letters import DeadLetters, dead_letters
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
 from brokers.records import Outgoing
 from brokers.sending import Sending
 from brokers.starts import ASK_KAFKA_S
-from brokers.suspects import MAX_CRASHES, Alone, checked
+from brokers.suspects import MAX_CRASHES, Alone
 from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
 from brokers.waiting import Waiting, waiting
@@ -102,7 +103,7 @@ class KafkaBroker(dramatiq.Broker):
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
         self._timeout_s = delivery_timeout_s
-        self._max_crashes = checked(max_crashes)
+        self._alone = Alone(max_crashes)
         self._begin_process()
         os.register_at_fork(after_in_child=_weakly(self._begin_process))
 
@@ -113,7 +114,7 @@ class KafkaBroker(dramatiq.Broker):
         self._admin_client: clients.AdminClient | None = None
         self._consumers: dict[str, GroupConsumer] = {}  # by group
         self._timers: Timers | None = None
-        self._alone = Alone()
+        self._alone = Alone(self._alone.most)
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
@@ -278,15 +279,8 @@ class KafkaBroker(dramatiq.Broker):
         with self._lock:
             consumer = self._consumers.get(group_id)
             if consumer is None or not consumer.running:
-                consumer = GroupConsumer(
-                    group_id,
-                    self._settings,
-                    self._bounds,
-                    health=self._health,
-                    protocol=self._protocol,
-                    alone=self._alone,
-                    max_crashes=self._max_crashes,
-                )
+                shared = (self._settings, self._bounds, self._alone)
+                consumer = GroupConsumer(group_id, *shared, health=self._health, protocol=self._protocol)
                 self._consumers[group_id] = consumer
         return consumer
 
@@ -312,6 +306,14 @@ class KafkaBroker(dramatiq.Broker):
         for entry in found:
             self.publish(Outgoing(self.delayed_topic.name, None, entry.key), self.delayed_topic)
         return len(found)
+
+    def dead_letters(self, queue_name: str) -> DeadLetters:
+        """What was parked of a queue, to list, replay or purge; the queue need not be declared here.
+
+        Raises:
+          Unreachable, WrongTopic: see `brokers.errors`.
+        """
+        return dead_letters(self, queue_name)
 
     # Waiting and dropping, for tests.
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from brokers import delays, records
+from brokers import delays, records, replays
 from brokers.errors import DelayRefused
 
 
@@ -75,6 +75,8 @@ class Sending(threading.local):
         broker.topics.ensure(topic)
         broker.emit_before("enqueue", message, delay)
         record = records.encode(message, queue.topic.name)
+        if self.served is not None and self.served.message_id == message.message_id:
+            record = replays.carried(record, self.served.record)
         if late:
             record = delays.delayed(record, delays.now_ms() + int(delay or 0), topic)
         return Posted(message, broker.producer.post(record), topic, delay)

@@ -31,24 +31,22 @@ MAX_CRASHES = 3
 QUIET_S = 30.0
 
 
-def checked(max_crashes: int | None) -> int | None:
-    """*max_crashes*, if it can be one.
+class Alone:
+    """The one suspect for which everything else in this process waits.  Any thread; one object for each broker.
+
+    *most*: crashes after which a record is parked; none for never, and then nothing is counted.
 
     Raises:
-      WrongSetting: it cannot.
+      WrongSetting: so few crashes cannot tell whose they were.
     """
-    if max_crashes is not None and max_crashes < FEWEST_CRASHES:
-        raise WrongSetting(
-            f"max_crashes is {max_crashes}: it takes at least {FEWEST_CRASHES} to know whose crash it was;"
-            " None switches counting off"
-        )
-    return max_crashes
 
-
-class Alone:
-    """The one suspect for which everything else in this process waits.  Any thread; one object for each broker."""
-
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        if most is not None and most < FEWEST_CRASHES:
+            raise WrongSetting(
+                f"max_crashes is {most}: it takes at least {FEWEST_CRASHES} to know whose crash it was;"
+                " None switches counting off"
+            )
+        self.most = most
         self._lock = threading.Lock()
         self._holder: Watch | None = None
         self._since = 0.0
@@ -93,23 +91,23 @@ class Alone:
 
 
 class Suspects:
-    """The watches of one consumer.  The owner thread only.  *most* as the broker's ``max_crashes``."""
+    """The watches of one consumer.  The owner thread only."""
 
-    def __init__(self, alone: Alone, most: int | None) -> None:
+    def __init__(self, alone: Alone) -> None:
         self._alone = alone
-        self._most = most
         self._watches: set[Watch] = set()
         #: Something may be announced or handed out soon.
         self.busy = False
 
     def watch(self, assignment: Assignment, past: Past) -> Watch | None:
         """The watch of a partition that starts; none where crashes are not counted."""
-        if self._most is None or assignment.buffer.queue.ordered:
+        most = self._alone.most
+        if most is None or assignment.buffer.queue.ordered:
             return None
         if past.crashed:
             blamed = ",".join(f"{offset}:{count}" for offset, count in sorted(past.crashes.items()))
             logger.warning("kafka_partition_left_open partition=%s suspects=%s", assignment, blamed or "unknown")
-        return Watch(past, self._most)
+        return Watch(past, most)
 
     def step(self, assignments: Collection[Assignment]) -> None:
         """Hand out what may be."""

@@ -156,6 +156,10 @@ class Topics:
         topic = self._metadata().topics.get(name)
         return None if topic is None else len(topic.partitions)
 
+    def names(self) -> list[str]:
+        """All topics that this user may see.  Raises `Unreachable`."""
+        return sorted(self._metadata().topics)
+
     def identity(self, name: str) -> str:
         """The topic's id, which another topic of the same name does not have.
 

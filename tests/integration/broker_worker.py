@@ -34,7 +34,7 @@ class Line:
 
 
 def make_broker(servers: str, prefix: str, protocol: str = "classic") -> KafkaBroker:
-    """The broker that caller and workers share, with its two actors, ``work`` and ``step``.  A negative number kills its process."""
+    """The broker that caller and workers share: ``work`` and ``step``.  A negative number kills its process."""
     broker = KafkaBroker(servers, prefix=prefix, group_id=f"{prefix}workers", group_protocol=protocol)
     broker.add_middleware(dramatiq.middleware.CurrentMessage())
     out = os.open(os.environ["WORKER_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if "WORKER_LOG" in os.environ else 2

@@ -16,7 +16,7 @@ from brokers.offsets import decode as decode_map
 from brokers.offsets import encode as encode_map
 from brokers.parallel import ParallelBuffer
 from brokers.records import Record
-from brokers.suspects import Alone, Suspects, checked
+from brokers.suspects import Alone, Suspects
 from brokers.topics import Queue, TopicSpec
 
 
@@ -65,8 +65,8 @@ def test_who_had_begun_is_blamed_and_who_waited_is_not() -> None:
 def test_one_crash_is_not_enough_to_know_whose_it_was(number: int) -> None:
     """Refused when the broker is made."""
     with pytest.raises(WrongSetting, match="at least 2"):
-        checked(number)
-    assert checked(None) is None
+        Alone(number)
+    assert Alone(None).most is None
 
 
 class Cluster:
@@ -92,9 +92,9 @@ class Cluster:
 
     def live(self, threads: int, *, stop_after: int | None = None) -> None:
         """One process from its start to its end: a crash, or nothing left, or a hand-over after some steps."""
-        buffer, alone = ParallelBuffer(Queue("q", TopicSpec("q"), "g")), Alone()
+        buffer, alone = ParallelBuffer(Queue("q", TopicSpec("q"), "g")), Alone(3)
         alone.join(buffer)
-        suspects = Suspects(alone, 3)
+        suspects = Suspects(alone)
         held = [self._start(buffer, suspects, number) for number in self.ends]
         out: list[Unit] = []
         steps = 0
@@ -303,4 +303,4 @@ def test_ordered_queues_are_not_watched() -> None:
     """A record there keeps its place, whatever happens."""
     queue = Queue("o", TopicSpec("o", 1, exact=True), "g", ordered=True)
     assignment = Assignment("o", 0, ParallelBuffer(queue), AckTracker(0))
-    assert Suspects(Alone(), 3).watch(assignment, Past()) is None
+    assert Suspects(Alone(3)).watch(assignment, Past()) is None

@@ -1,0 +1,88 @@
+"""``neo4j-kafka dead``: what a person, or a script, does with parked messages."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+import pytest
+from click.testing import CliRunner, Result
+
+import cli
+from brokers import KafkaBroker
+from brokers.dead_letters import dead_letter
+from brokers.records import Record, encode
+from settings import environment_names
+from tests.support import unique
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Nothing of the machine's own settings.
+CLEAN: dict[str, str | None] = dict.fromkeys(environment_names())
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Topics of this test alone."""
+    return unique("dead-")
+
+
+@pytest.fixture
+def run(kafka: str, prefix: str) -> Callable[..., Result]:
+    """Runs ``neo4j-kafka dead ...`` in this process."""
+
+    def call(*arguments: str) -> Result:
+        environment = {**CLEAN, "BROKERS": kafka, "B_TOPIC_PREFIX": prefix}
+        return CliRunner().invoke(cli.main, ["dead", *arguments], env=environment)
+
+    return call
+
+
+def park(kafka: str, prefix: str) -> list[str]:
+    """Three letters of a queue that no program here declares, one of a command; the ids of their messages."""
+    broker = KafkaBroker(kafka, prefix=prefix)
+    broker.declare_queue("mail")
+    broker.declare_queue("command", ordered=True)
+    ids = []
+    for number, queue_name in enumerate(("mail", "mail", "mail", "command")):
+        queue = broker.get_queue(queue_name)
+        broker.topics.ensure(queue.topic)
+        message: dramatiq.Message[Any] = dramatiq.Message(queue_name, "send_mail", (number,), {}, {})
+        sent = encode(message, queue.topic.name)
+        record = Record(queue.topic.name, 3, number, 0, sent.key, sent.value, sent.headers)
+        error = "SMTPError" if number < 2 else "Crashed"
+        letter = dead_letter(record, queue, error=error, reason="a\nlong [story]", traceback="in send_mail")
+        broker.publish(letter, queue.dead_letters)
+        ids.append(message.message_id)
+    broker.close()
+    return ids
+
+
+def test_letters_are_listed_shown_put_back_and_thrown_away(kafka: str, prefix: str, run: Callable[..., Result]) -> None:
+    """With numbers, texts and exit codes that a script can trust."""
+    ids = park(kafka, prefix)
+    assert run("list").stdout == "queue\tletters\ncommand\t1\nmail\t3\n"
+    listed = json.loads(run("list", "mail", "--error", "SMTPError", "--json").stdout)["letters"]
+    assert [(one["message_id"], one["attempts"], one["replayed"]) for one in listed] == [(i, 1, 0) for i in ids[:2]]
+    assert "a long [story]" in run("list", "mail", "--actor", "send_mail", "--since", "1h").stdout
+    shown = json.loads(run("show", "mail", ids[1], "--json").stdout)
+    assert (shown["body"]["args"], shown["source"], shown["traceback"]) == ([1], f"{prefix}mail/3@1", "in send_mail")
+    assert "in send_mail" in run("show", "mail", shown["id"]).stdout
+    assert run("replay", "mail", "--all", "--dry-run").stdout == "3 letters would be put back.\n"
+    assert run("replay", "mail", ids[0], "--rate", "100").stdout == "1 letter put back.\n"
+    missing = run("replay", "mail", ids[0])
+    assert (missing.exit_code, missing.stderr) == (2, f"no letter of queue 'mail' waits under {ids[0]}\n")
+    refused = run("replay", "command", "--all", "--json")
+    assert refused.exit_code == 4
+    assert "is ordered" in json.loads(refused.stdout)["refused"][0]["refused"]
+    assert run("purge", "mail", "--error", "Crashed").stdout == "1 letter thrown away.\n"
+    assert json.loads(run("list", "--json").stdout)["queues"] == [
+        {"queue": "command", "letters": 1},
+        {"queue": "mail", "letters": 1},
+    ]
+    unknown = run("list", "nothing")
+    assert unknown.exit_code == 1
+    assert "there is no queue 'nothing'" in unknown.stderr

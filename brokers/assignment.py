@@ -150,6 +150,15 @@ class Buffer:
                 self._suspect = Unit(assignment, (record,), alone=True)
                 self.changed.notify_all()
 
+    def take_back(self, assignment: Assignment) -> Record | None:
+        """Undo `admit_alone`; none when Dramatiq has the suspect."""
+        with self.changed:
+            unit = self._suspect
+            if unit is None or unit.assignment is not assignment:
+                return None
+            self._suspect = None
+            return unit.records[0]
+
     def idle(self) -> bool:
         """Whether Dramatiq has nothing of this queue."""
         with self.changed:

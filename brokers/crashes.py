@@ -22,7 +22,7 @@ from brokers.offsets import UnknownMap
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from brokers.records import Record
 
@@ -175,6 +175,13 @@ class Watch:
             self._kept.clear()
             self._confirmed.clear()
 
+    def take_back(self, record: Record) -> None:
+        """*record*, which was to run alone, was not wanted by anybody."""
+        with self._lock:
+            self.alone, self.wants_alone = None, False
+            self._begun.discard(record.offset)
+            self._kept.appendleft(record)
+
     def hand_over(self) -> None:
         """From now on commits say that the partition is given away by a living process."""
         self._over = True
@@ -212,23 +219,23 @@ class Watch:
                 self._confirmed += self._next
                 self._next = []
 
-    def plan(self, position: int, alone: Callable[[], bool | None]) -> list[Record]:
+    def plan(self, position: int, *, quiet: bool | None) -> list[Record]:
         """The records that may be handed out now.  *position*: the offset that Kafka delivers next.
 
-        *alone* is asked when a suspect has to run alone: none means not yet, true that nothing else runs, false that it
-        has waited long enough for what runs.
+        *quiet* is for a suspect that has to run alone: none for not yet, true when nothing else runs, false when it has
+        waited long enough for what runs.
         """
         with self._lock:
             self._position = position
             admitted, self._confirmed = self._confirmed, []
             if not (self.urgent or self.stopped):
-                admitted += self._choose(alone)
+                admitted += self._choose(quiet=quiet)
                 self._forget_missing()
                 settled = not (self._kept or self._next or self._crashes or self._suspects(position))
                 self.free = settled
             return admitted
 
-    def _choose(self, alone: Callable[[], bool | None]) -> list[Record]:
+    def _choose(self, *, quiet: bool | None) -> list[Record]:
         admitted: list[Record] = []
         self.wants_alone = self.alone is not None
         while self._kept:
@@ -237,7 +244,7 @@ class Watch:
             if count >= self._most:
                 self._condemned.add(record.offset)
                 admitted.append(self._kept.popleft())
-            elif self.alone is not None or not self._may_begin(record.offset, count, alone):
+            elif self.alone is not None or not self._may_begin(record.offset, count, quiet=quiet):
                 break
             elif count == 0:
                 admitted.append(self._kept.popleft())
@@ -252,20 +259,19 @@ class Watch:
         """Whether a record that nothing else is known of may have been running at the crash."""
         return offset < self._until and self._window > 0
 
-    def _may_begin(self, offset: int, count: int, alone: Callable[[], bool | None]) -> bool:
+    def _may_begin(self, offset: int, count: int, *, quiet: bool | None) -> bool:
         if count == 0:
             return not self._next  # in the order of the log
         if count >= FEWEST_CRASHES or count + 1 >= self._most:
-            return self._may_begin_alone(offset, count, alone)
+            return self._may_begin_alone(offset, count, quiet=quiet)
         if len(self._begun) >= TOGETHER:
             return False
         self._announce(offset, count)
         return True
 
-    def _may_begin_alone(self, offset: int, count: int, alone: Callable[[], bool | None]) -> bool:
-        self.wants_alone = True
-        quiet = None if self._begun else alone()
-        if quiet is None:
+    def _may_begin_alone(self, offset: int, count: int, *, quiet: bool | None) -> bool:
+        self.wants_alone = not self._begun
+        if quiet is None or self._begun:
             return False
         self.alone = offset
         self._announce(offset, count, counts=quiet)

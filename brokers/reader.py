@@ -234,10 +234,13 @@ class Reader(dramatiq.Consumer):
 
     def _dispose(self, unit: Unit, error: str, reason: str, trace: str = "") -> None:
         """Park, confirmed, and only then count as done."""
-        tried = unit.crashes + (not unit.condemned)
+        condemned = unit.condemned
+        # The first crash only raised a suspicion; it was this record's if all the others were.
+        crashes = unit.crashes if condemned else max(unit.crashes - 1, 0)
+        tried = crashes + (not condemned)
         for record in unit.records:
             letter = dead_letter(
-                record, self._queue, error=error, reason=reason, traceback=trace, tried=tried, crashes=unit.crashes
+                record, self._queue, error=error, reason=reason, traceback=trace, tried=tried, crashes=crashes
             )
             self._park_one(record, letter)
         logger.error("kafka_message_parked record=%s error=%s reason=%s", unit.records[0], error, reason)

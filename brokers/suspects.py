@@ -30,6 +30,9 @@ MAX_CRASHES = 3
 #: Seconds that a suspect waits for what runs in its process; after that it begins beside it, and nothing is counted.
 QUIET_S = 30.0
 
+#: Seconds before a suspect that nobody takes, because its queue is paused, keeps the others waiting again.
+AGAIN_S = 300.0
+
 
 class Alone:
     """The one suspect for which everything else in this process waits.  Any thread; one object for each broker.
@@ -96,6 +99,8 @@ class Suspects:
     def __init__(self, alone: Alone) -> None:
         self._alone = alone
         self._watches: set[Watch] = set()
+        self._admitted: dict[Watch, float] = {}  # when a suspect was admitted alone
+        self._not_before: dict[Watch, float] = {}
         #: Something may be announced or handed out soon.
         self.busy = False
 
@@ -115,20 +120,37 @@ class Suspects:
         for watch in self._watches - {watch for _, watch in watched}:
             self._alone.leave(watch)
         self._watches = {watch for _, watch in watched}
+        for memory in (self._admitted, self._not_before):
+            for watch in memory.keys() - self._watches:
+                del memory[watch]
         for assignment, watch in watched:
+            self._take_back(assignment, watch)
             self._admit(assignment, watch)
         self.busy = any(watch.busy for watch in self._watches)
 
     def _admit(self, assignment: Assignment, watch: Watch) -> None:
-        records = watch.plan(assignment.tracker.next, lambda: self._alone.claim(watch))
+        waits = watch.wants_alone and watch.alone is None and time.monotonic() >= self._not_before.get(watch, 0)
+        records = watch.plan(assignment.tracker.next, quiet=self._alone.claim(watch) if waits else None)
         together = [record for record in records if record.offset != watch.alone]
         if together:
             assignment.buffer.admit(assignment, together)
         for record in records:
             if record.offset == watch.alone:
                 logger.warning("kafka_suspect_runs_alone record=%s crashes=%d", record, watch.crashes(record.offset))
+                self._admitted[watch] = time.monotonic()
                 assignment.buffer.admit_alone(assignment, record)
         if not watch.wants_alone:
+            self._alone.leave(watch)
+
+    def _take_back(self, assignment: Assignment, watch: Watch) -> None:
+        """A suspect of a queue that is paused must not keep the others for ever."""
+        now = time.monotonic()
+        if watch.alone is None or now - self._admitted.get(watch, now) < QUIET_S:
+            return
+        record = assignment.buffer.take_back(assignment)
+        if record is not None:
+            watch.take_back(record)
+            self._not_before[watch] = now + AGAIN_S
             self._alone.leave(watch)
 
 

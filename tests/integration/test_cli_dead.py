@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -13,12 +18,17 @@ import cli
 from brokers import KafkaBroker
 from brokers.dead_letters import dead_letter
 from brokers.records import Record, encode
+from brokers.replies import Place, TopicReader
 from settings import environment_names
-from tests.support import unique
+from tests.support import unique, wait_until
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from brokers.letters import DeadLetters
+
+ROOT = Path(__file__).parents[2]
 
 #: Nothing of the machine's own settings.
 CLEAN: dict[str, str | None] = dict.fromkeys(environment_names())
@@ -86,3 +96,44 @@ def test_letters_are_listed_shown_put_back_and_thrown_away(kafka: str, prefix: s
     unknown = run("list", "nothing")
     assert unknown.exit_code == 1
     assert "there is no queue 'nothing'" in unknown.stderr
+
+
+def less_than(letters: DeadLetters, count: int) -> bool:
+    """Whether fewer letters than that wait."""
+    return len(letters.list()) < count
+
+
+@pytest.mark.slow
+def test_a_replay_that_is_killed_and_run_again_puts_each_letter_back_once(kafka: str, prefix: str) -> None:
+    """Killed five times at any moment; what it has done shows up no more, and what it has not does."""
+    broker = KafkaBroker(kafka, prefix=prefix)
+    broker.declare_queue("mail")
+    queue = broker.get_queue("mail")
+    broker.topics.ensure(queue.topic)
+    broker.topics.ensure(queue.dead_letters)
+    count = 2000
+    letters = []
+    for number in range(count):
+        message: dramatiq.Message[Any] = dramatiq.Message("mail", "send_mail", (number,), {}, {})
+        sent = encode(message, queue.topic.name)
+        record = Record(queue.topic.name, 0, number, 0, sent.key, sent.value, sent.headers)
+        letters.append(dead_letter(record, queue, error="E", reason="r"))
+    broker.producer.send_all(letters)
+    waiting = broker.dead_letters("mail")
+    command = [sys.executable, str(ROOT / "cli.py"), "dead", "replay", "mail", "--all"]
+    environment = {**os.environ, "BROKERS": kafka, "B_TOPIC_PREFIX": prefix}
+    for _ in range(5):
+        before = len(waiting.list())
+        replay = subprocess.Popen([*command, "--rate", "300"], env=environment)
+        wait_until(partial(less_than, waiting, before), 30, "the replay to begin")
+        replay.kill()
+        replay.wait()
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    assert waiting.list() == []
+    found: list[Record] = []
+    places = [Place(queue.topic.name, number, from_start=True) for number in range(queue.topic.partitions)]
+    reader = TopicReader(broker.client_settings, places, found.append, timeout_s=10)
+    assert reader.wait_caught_up(10)
+    reader.close()
+    broker.close()
+    assert sorted(dramatiq.Message.decode(one.value or b"").args[0] for one in found) == list(range(count))

@@ -196,10 +196,10 @@ def test_nothing_begins_before_the_partition_is_known_to_be_open() -> None:
     """Else the first crash of a group would leave no trace."""
     watch = Watch(Past(), 3)
     assert watch.keep(records(0, 1))
-    assert watch.plan(2, lambda: True) == []
+    assert watch.plan(2, quiet=True) == []
     assert watch.urgent
     watch.heard(watch.said())
-    assert offsets(watch.plan(2, lambda: True)) == [0, 1]
+    assert offsets(watch.plan(2, quiet=True)) == [0, 1]
     assert watch.free
     assert not watch.keep(records(2))
     assert watch.said() == Said(open=True)
@@ -216,13 +216,13 @@ def suspicious(**crashes: int) -> Watch:
 def test_suspects_begin_in_small_groups_and_only_once_announced() -> None:
     """As one ends, the next is announced."""
     watch = suspicious()
-    assert watch.plan(20, lambda: True) == []
+    assert watch.plan(20, quiet=True) == []
     said = watch.said()
     assert said.begun == tuple((n, 1) for n in range(TOGETHER))
     watch.heard(said)
-    assert offsets(watch.plan(20, lambda: True)) == list(range(TOGETHER))
+    assert offsets(watch.plan(20, quiet=True)) == list(range(TOGETHER))
     watch.ended(3)
-    watch.plan(20, lambda: True)
+    watch.plan(20, quiet=True)
     assert (3, 1) not in watch.said().begun
     assert (TOGETHER, 1) in watch.said().begun
 
@@ -230,25 +230,25 @@ def test_suspects_begin_in_small_groups_and_only_once_announced() -> None:
 def test_who_had_begun_before_runs_alone() -> None:
     """Nothing else of the partition, and nothing else of the process, until it has ended."""
     watch = suspicious(o0=2)
-    assert watch.plan(20, lambda: None) == []
+    assert watch.plan(20, quiet=None) == []
     assert watch.wants_alone
     assert watch.said().begun == ()
-    watch.plan(20, lambda: True)
+    watch.plan(20, quiet=True)
     watch.heard(watch.said())
-    assert offsets(watch.plan(20, lambda: True)) == [0]
+    assert offsets(watch.plan(20, quiet=True)) == [0]
     assert watch.alone == 0
-    assert watch.plan(20, lambda: True) == []
+    assert watch.plan(20, quiet=True) == []
     watch.ended(0)
-    watch.plan(20, lambda: True)
+    watch.plan(20, quiet=True)
     assert len(watch.said().begun) == TOGETHER
 
 
 def test_a_crash_beside_others_does_not_count() -> None:
     """When what runs does not end, the suspect begins all the same, with its old number."""
     watch = suspicious(o0=2)
-    watch.plan(20, lambda: False)
+    watch.plan(20, quiet=False)
     watch.heard(watch.said())
-    assert offsets(watch.plan(20, lambda: False)) == [0]
+    assert offsets(watch.plan(20, quiet=False)) == [0]
     assert watch.said().waiting == ((0, 2),)
     assert past(watch.said(), 20).crashes == {0: 2}
 
@@ -256,7 +256,7 @@ def test_a_crash_beside_others_does_not_count() -> None:
 def test_what_is_condemned_needs_no_announcement_and_is_remembered_until_it_is_parked() -> None:
     """It will not run."""
     watch = suspicious(o0=3)
-    assert offsets(watch.plan(20, lambda: None)) == [0]
+    assert offsets(watch.plan(20, quiet=None)) == [0]
     assert watch.condemned(0)
     assert (0, 3) in watch.said().waiting
     watch.ended(0)
@@ -270,7 +270,7 @@ def test_suspicion_ends_with_what_was_there_and_with_its_window() -> None:
     watch.heard(watch.said())
     begun: list[int] = []
     while not watch.free:
-        for record in watch.plan(WINDOW * 2 + 1, lambda: True):
+        for record in watch.plan(WINDOW * 2 + 1, quiet=True):
             begun.append(record.offset)
             watch.ended(record.offset)
         watch.heard(watch.said())
@@ -282,21 +282,58 @@ def test_a_suspect_that_is_in_the_log_no_more_is_forgotten() -> None:
     """Expired, or finished after all."""
     watch = Watch(Past(crashes={1: 2, 2: 2}), 3)
     watch.heard(watch.said())
-    watch.plan(2, lambda: True)
+    watch.plan(2, quiet=True)
     assert watch.said().waiting == ((2, 2),)
-    watch.plan(3, lambda: True)
+    watch.plan(3, quiet=True)
     assert watch.free
 
 
 def test_a_living_process_hands_over_without_blame() -> None:
     """Also what it still runs; and a suspicion that is not settled goes along."""
     watch = suspicious(o0=2)
-    watch.plan(20, lambda: True)
+    watch.plan(20, quiet=True)
     watch.hand_over()
     assert watch.said() == Said(open=True, waiting=((0, 2),))
     fresh = Watch(Past(), 3)
     fresh.hand_over()
     assert fresh.said() == Said(open=False)
+
+
+def test_a_suspect_of_a_paused_queue_does_not_keep_the_others_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody takes it; it goes back, and everybody else goes on."""
+    queue = Queue("q", TopicSpec("q"), "g")
+    paused, other, alone = ParallelBuffer(queue), ParallelBuffer(queue), Alone(3)
+    alone.join(paused)
+    alone.join(other)
+    suspects = Suspects(alone)
+    one = Assignment("q", 0, paused, AckTracker(0), started=True)
+    one.watch = Watch(Past(crashes={0: 2}), 3)
+    two = Assignment("q", 1, other, AckTracker(0), started=True)
+    for assignment in (one, two):
+        assignment.tracker.begin(0)
+        assignment.buffer.deliver(assignment, records(0))
+    for _ in range(5):
+        suspects.step([one, two])
+        one.watch.heard(one.watch.said())
+    assert other.take(9, 0) is None
+    monkeypatch.setattr("brokers.suspects.QUIET_S", 0.0)
+    suspects.step([one, two])
+    ordinary = other.take(9, 0)
+    assert ordinary is not None
+    other.finish(ordinary)
+    suspects.step([one, two])
+    assert paused.take(9, 0) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(suspects, "_not_before", {})
+    for _ in range(3):
+        suspects.step([one, two])
+        one.watch.heard(one.watch.said())
+    unit = paused.take(9, 0)
+    assert unit is not None
+    paused.finish(unit)
+    suspects.step([one, two])
+    assert one.watch.free
+    assert not alone.taken
 
 
 def test_ordered_queues_are_not_watched() -> None:

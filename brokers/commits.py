@@ -51,11 +51,12 @@ class Commits:
         self._group_id = group_id
         self._asked: dict[tuple[str, int], _Asked] = {}  # not answered yet
         self._asked_at = 0.0
+        self._failed = False
 
     def send(self, client: Client, assignments: Collection[Assignment]) -> None:
         """Commit what is news, unless it is too early for another commit."""
         now = time.monotonic()
-        if now - self._asked_at < (ANSWER_S if self._asked else _every_s(assignments)):
+        if now - self._asked_at < (ANSWER_S if self._asked else self._every_s(assignments)):
             return
         self._asked_at = now
         self._asked = _news(assignments)
@@ -66,9 +67,14 @@ class Commits:
         except KafkaException as exc:
             self.answered(exc.args[0], [])
 
+    def _every_s(self, assignments: Iterable[Assignment]) -> float:
+        urgent = any(a.watch is not None and a.watch.urgent for a in assignments)
+        return ANNOUNCE_EVERY_S if urgent and not self._failed else COMMIT_EVERY_S
+
     def answered(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
         """The client's ``on_commit``.  What was not committed is tried again at the next turn."""
         asked, self._asked = self._asked, {}
+        self._failed = error is not None
         if error is None:
             _note(asked, places)
         else:
@@ -92,11 +98,6 @@ class Commits:
     def forget(self, assignment: Assignment) -> None:
         """The answer about *assignment* means nothing any more."""
         self._asked.pop((assignment.topic, assignment.partition), None)
-
-
-def _every_s(assignments: Iterable[Assignment]) -> float:
-    urgent = any(a.watch is not None and a.watch.urgent for a in assignments)
-    return ANNOUNCE_EVERY_S if urgent else COMMIT_EVERY_S
 
 
 def _news(assignments: Iterable[Assignment]) -> dict[tuple[str, int], _Asked]:

@@ -21,7 +21,7 @@ from brokers.consumer import GroupConsumer
 from brokers.delays import delayed_topic, parked_topic
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
-from brokers.letters import DeadLetters, dead_letters
+from brokers.letterbox import DeadLetters, dead_letters
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
 from brokers.records import Outgoing

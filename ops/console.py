@@ -160,5 +160,5 @@ def _bars() -> Iterator[Callable[[Step], None]]:
 
 
 def _words(step: Step) -> str:
-    counted = f"  {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB" if step.total else ""
+    counted = f"  {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB" if step.total and step.told else ""
     return f"{step.text}{counted}"

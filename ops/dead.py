@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from brokers.letters import DeadLetters, Letter, Where
+    from brokers.letterbox import DeadLetters
+    from brokers.letters import Letter, Where
     from ops.progress import Progress
 
 #: Characters of a reason in a table.
@@ -107,7 +108,7 @@ def letters_of(state_dir: Path, queue: str) -> Iterator[DeadLetters]:
 
 def counts(state_dir: Path) -> dict[str, int]:
     """How many letters wait in each queue.  Raises `KafkaAway`."""
-    from brokers.letters import overview  # noqa: PLC0415  # as above
+    from brokers.letterbox import overview  # noqa: PLC0415  # as above
     from ops.connection import connected, settings_for  # noqa: PLC0415  # as above
 
     with connected(settings_for(state_dir)) as app:
@@ -118,7 +119,7 @@ def steps(display: Progress) -> Callable[[int, int], None]:
     """Show on *display* how far a replay is."""
 
     def show(done: int, total: int) -> None:
-        display(Step("replay", f"{done:,} of {total:,} letters", finished=done == total))
+        display(Step("replay", f"{done:,} of {total:,} letters", done, total, finished=done == total, told=False))
 
     return show
 

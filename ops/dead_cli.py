@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from brokers.letters import Letter, Outcome
+    from brokers.letterbox import Outcome
+    from brokers.letters import Letter
 
 #: What narrows down which letters are meant.
 _filters = (

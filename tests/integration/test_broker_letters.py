@@ -12,7 +12,8 @@ from dramatiq import Worker
 from brokers import KafkaBroker
 from brokers.dead_letters import dead_letter
 from brokers.errors import LettersBusy, LetterUnknown, WrongTopic
-from brokers.letters import MAX_REPLAYS, Where, overview
+from brokers.letterbox import overview
+from brokers.letters import MAX_REPLAYS, Where
 from brokers.records import Record, encode
 from brokers.replies import Place, TopicReader
 from brokers.settling import Settling
@@ -22,7 +23,7 @@ from tests.support import unique
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from brokers.letters import DeadLetters
+    from brokers.letterbox import DeadLetters
 
 
 @pytest.fixture
@@ -46,9 +47,9 @@ def park(broker: KafkaBroker, queue_name: str, *numbers: int, error: str = "Valu
 
 
 def numbers(letters: DeadLetters, where: Where | None = None) -> list[int]:
-    """The arguments of the messages that wait."""
+    """The messages that wait."""
     found = letters.list(where or Where())
-    return sorted(dramatiq.Message.decode(letter.value or b"").args[0] for letter in found)
+    return sorted(int(letter.text("xq.offset")) for letter in found)
 
 
 def put_back(broker: KafkaBroker) -> list[int]:

@@ -26,7 +26,7 @@ from tests.support import unique, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from brokers.letters import DeadLetters
+    from brokers.letterbox import DeadLetters
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from brokers.dead_letters import SETTLED, mark
-from brokers.letters import MAX_REPLAYS, Letter, Where, _paced, _Pile, _refusal
+from brokers.errors import DeliveryRefused
+from brokers.letterbox import Outcome, _paced, _put_back
+from brokers.letters import MAX_REPLAYS, Letter, Pile, Where, refusal, without_value
 from brokers.records import Outgoing, Record
 from brokers.replays import COUNT, HISTORY, HISTORY_ENTRIES, again, carried, history, number
 
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from brokers.settling import Settling
 
 HEADERS = {"message_id": b"m1", "actor": b"work", "xq.topic": b"p-q", "xq.error": b"E", "xq.reason": b"why"}
 
@@ -88,26 +92,26 @@ def test_filters_narrow_down(where: Where, meant: bool) -> None:
     assert where(letter()) == meant
 
 
-def refusal(headers: Mapping[str, bytes] = HEADERS, *, force: bool = False) -> str:
+def refused(headers: Mapping[str, bytes] = HEADERS, *, force: bool = False) -> str:
     """Why a letter is not put back, where ``p-steps`` is ordered and ``p-gone`` missing."""
-    return _refusal(letter(headers), {"p-gone"}, {"p-steps"}, force=force)
+    return refusal(letter(headers), {"p-gone"}, {"p-steps"}, force=force)
 
 
 def test_what_would_do_harm_is_refused() -> None:
     """Only the guard against loops gives way to force."""
-    assert refusal() == ""
-    assert "is ordered" in refusal({"xq.ordered": b"1"}, force=True)
-    assert "is ordered" in refusal({"xq.topic": b"p-steps"}, force=True)
-    assert "no topic 'p-gone'" in refusal({"xq.topic": b"p-delayed", "xq.to": b"p-gone"}, force=True)
-    assert "p-q/1@2" in refusal({**HEADERS, "xq.cut": b"9 bytes", "xq.partition": b"1", "xq.offset": b"2"})
+    assert refused() == ""
+    assert "is ordered" in refused({"xq.ordered": b"1"}, force=True)
+    assert "is ordered" in refused({"xq.topic": b"p-steps"}, force=True)
+    assert "no topic 'p-gone'" in refused({"xq.topic": b"p-delayed", "xq.to": b"p-gone"}, force=True)
+    assert "p-q/1@2" in refused({**HEADERS, "xq.cut": b"9 bytes", "xq.partition": b"1", "xq.offset": b"2"})
     often = {**HEADERS, COUNT: str(MAX_REPLAYS).encode()}
-    assert "3 times" in refusal(often)
-    assert refusal(often, force=True) == ""
+    assert "3 times" in refused(often)
+    assert refused(often, force=True) == ""
 
 
 def test_what_is_marked_waits_no_more() -> None:
     """On its own partition only; a mark of anybody's making harms nobody."""
-    pile = _Pile(Where())
+    pile = Pile(Where(), without_value)
     for partition in (0, 1):
         for offset in range(3):
             pile.take(Record("p-q.XQ", partition, offset, 0, None, b""))
@@ -118,11 +122,33 @@ def test_what_is_marked_waits_no_more() -> None:
     assert pile.ends == {("p-q.XQ", 0): 4, ("p-q.XQ", 1): 4}
 
 
+class Refusing:
+    """Takes what is committed, unless a bad record is among it."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes | None] = []
+
+    def commit(self, records: Sequence[Outgoing]) -> None:
+        if any(record.value == b"bad" for record in records):
+            raise DeliveryRefused("too large")
+        self.taken += [record.value for record in records if record.value is not None]
+
+
+def test_one_letter_that_kafka_refuses_does_not_keep_the_others() -> None:
+    """Its batch goes one by one, and it is told about."""
+    kafka, outcome = Refusing(), Outcome()
+    batch = [letter(value=value) for value in (b"1", b"bad", b"2")]
+    _put_back(cast("Settling", kafka), batch, outcome)
+    assert kafka.taken == [b"1", b"2"]
+    assert outcome.settled == 2
+    assert outcome.refused == [(batch[1], "too large")]
+
+
 def test_a_rate_is_kept_from_the_first_letter_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """In small transactions, so that it is even."""
     now = [0.0]
-    monkeypatch.setattr("brokers.letters.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("brokers.letters.time.sleep", lambda s: now.__setitem__(0, now[0] + s))
+    monkeypatch.setattr("brokers.letterbox.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("brokers.letterbox.time.sleep", lambda s: now.__setitem__(0, now[0] + s))
     sizes = [len(batch) for batch in _paced([letter()] * 100, 50.0)]
     assert sizes == [5] * 20
     assert now[0] == pytest.approx(1.9)

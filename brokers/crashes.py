@@ -134,7 +134,7 @@ class Watch:
         self._next: list[Record] = []  # announced, not confirmed
         self._confirmed: list[Record] = []  # may be handed out
         self._begun: set[int] = set()  # of the announced ones, those that count if the process ends
-        self._condemned: set[int] = set()
+        self._uncounted: set[int] = set()  # those that do not: condemned, or begun beside others
         self._over = False
         self._heard: Said | None = None
 
@@ -146,7 +146,7 @@ class Watch:
             return
         with self._lock:
             self._begun.discard(offset)
-            self._condemned.discard(offset)
+            self._uncounted.discard(offset)
             self._crashes.pop(offset, None)
             if offset == self.alone:
                 self.alone = None
@@ -180,7 +180,13 @@ class Watch:
         with self._lock:
             self.alone, self.wants_alone = None, False
             self._begun.discard(record.offset)
+            self._uncounted.discard(record.offset)
             self._kept.appendleft(record)
+
+    def let_others_go_on(self) -> None:
+        """The suspect has been alone for long enough; its crash still counts."""
+        with self._lock:
+            self.alone, self.wants_alone = None, False
 
     def hand_over(self) -> None:
         """From now on commits say that the partition is given away by a living process."""
@@ -242,7 +248,7 @@ class Watch:
             record = self._kept[0]
             count = self._count(record.offset)
             if count >= self._most:
-                self._condemned.add(record.offset)
+                self._uncounted.add(record.offset)
                 admitted.append(self._kept.popleft())
             elif self.alone is not None or not self._may_begin(record.offset, count, quiet=quiet):
                 break
@@ -282,13 +288,12 @@ class Watch:
         if offset not in self._crashes:
             self._window -= 1
         self._crashes[offset] = count
-        if counts:
-            self._begun.add(offset)
+        (self._begun if counts else self._uncounted).add(offset)
 
     def _forget_missing(self) -> None:
         """Of suspects that are in the log no more, or were finished after all."""
         if self._crashes:
             here = {record.offset for record in (*self._kept, *self._next, *self._confirmed)}
-            here |= self._begun | self._condemned | ({self.alone} if self.alone is not None else set())
+            here |= self._begun | self._uncounted
             for offset in [o for o in self._crashes if o < self._position and o not in here]:
                 del self._crashes[offset]

@@ -30,6 +30,10 @@ MAX_CRASHES = 3
 #: Seconds that a suspect waits for what runs in its process; after that it begins beside it, and nothing is counted.
 QUIET_S = 30.0
 
+#: Longest time, in seconds, that a suspect is alone: Dramatiq's own limit for a message.  One that hangs must not keep
+#: the process for ever; one that kills after so long is still counted.
+ALONE_S = 600.0
+
 #: Seconds before a suspect that nobody takes, because its queue is paused, keeps the others waiting again.
 AGAIN_S = 300.0
 
@@ -99,7 +103,7 @@ class Suspects:
     def __init__(self, alone: Alone) -> None:
         self._alone = alone
         self._watches: set[Watch] = set()
-        self._admitted: dict[Watch, float] = {}  # when a suspect was admitted alone
+        self._admitted: dict[Watch, tuple[int, float]] = {}  # the suspect that is alone, and since when
         self._not_before: dict[Watch, float] = {}
         #: Something may be announced or handed out soon.
         self.busy = False
@@ -124,7 +128,7 @@ class Suspects:
             for watch in memory.keys() - self._watches:
                 del memory[watch]
         for assignment, watch in watched:
-            self._take_back(assignment, watch)
+            self._end_waiting(assignment, watch)
             self._admit(assignment, watch)
         self.busy = any(watch.busy for watch in self._watches)
 
@@ -137,21 +141,26 @@ class Suspects:
         for record in records:
             if record.offset == watch.alone:
                 logger.warning("kafka_suspect_runs_alone record=%s crashes=%d", record, watch.crashes(record.offset))
-                self._admitted[watch] = time.monotonic()
+                self._admitted[watch] = (record.offset, time.monotonic())
                 assignment.buffer.admit_alone(assignment, record)
         if not watch.wants_alone:
             self._alone.leave(watch)
 
-    def _take_back(self, assignment: Assignment, watch: Watch) -> None:
-        """A suspect of a queue that is paused must not keep the others for ever."""
+    def _end_waiting(self, assignment: Assignment, watch: Watch) -> None:
+        """A suspect that hangs, or whose queue is paused, must not keep the others for ever."""
         now = time.monotonic()
-        if watch.alone is None or now - self._admitted.get(watch, now) < QUIET_S:
+        offset, since = self._admitted.get(watch, (None, now))
+        if offset is None or offset != watch.alone or now - since < QUIET_S:
             return
         record = assignment.buffer.take_back(assignment)
         if record is not None:
             watch.take_back(record)
             self._not_before[watch] = now + AGAIN_S
-            self._alone.leave(watch)
+        elif now - since < ALONE_S:
+            return
+        else:
+            watch.let_others_go_on()
+        self._alone.leave(watch)
 
 
 def past_of(committed: TopicPartition, log_end: int) -> Past:
@@ -174,6 +183,6 @@ def handing_over(assignments: Iterable[Assignment]) -> None:
 def reason(record: Record, count: int) -> str:
     """Why *record* is parked."""
     return (
-        f"{count} processes ended without a word, or lost its partition, while {record} ran, the last one with nothing"
-        " else to do: it was killed, ran out of memory, or its interpreter crashed"
+        f"{count} processes ended without a word, or lost its partition, while {record} ran, lastly when it ran alone:"
+        " they were killed, ran out of memory, or their interpreter crashed"
     )

@@ -336,6 +336,35 @@ def test_a_suspect_of_a_paused_queue_does_not_keep_the_others_for_ever(monkeypat
     assert not alone.taken
 
 
+def test_a_suspect_that_hangs_does_not_keep_the_others_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go on beside it, in its own partition too; its crash still counts."""
+    buffer, alone = ParallelBuffer(Queue("q", TopicSpec("q"), "g")), Alone(3)
+    alone.join(buffer)
+    suspects = Suspects(alone)
+    one = Assignment("q", 0, buffer, AckTracker(0), started=True)
+    one.watch = Watch(Past(crashes={0: 2}), 3)
+    for number in (0, 1):
+        one.tracker.begin(number)
+    buffer.deliver(one, records(0, 1))
+    for _ in range(5):
+        suspects.step([one])
+        one.watch.heard(one.watch.said())
+    hangs = buffer.take(9, 0)
+    assert hangs is not None
+    suspects.step([one])
+    assert buffer.take(9, 0) is None
+    monkeypatch.setattr("brokers.suspects.QUIET_S", 0.0)
+    monkeypatch.setattr("brokers.suspects.ALONE_S", 0.0)
+    suspects.step([one])
+    follows = buffer.take(9, 0)
+    assert follows is not None
+    assert follows.records[0].offset == 1
+    assert one.watch.said().begun == ((0, 2),)
+    buffer.finish(hangs)
+    suspects.step([one])
+    assert one.watch.free
+
+
 def test_ordered_queues_are_not_watched() -> None:
     """A record there keeps its place, whatever happens."""
     queue = Queue("o", TopicSpec("o", 1, exact=True), "g", ordered=True)

@@ -218,10 +218,11 @@ class Watch:
 
     def heard(self, said: Said) -> None:
         """Kafka has confirmed a commit that said so."""
-        announced = dict(said.begun) | dict(said.waiting)
+        begun, waiting = dict(said.begun), dict(said.waiting)
         with self._lock:
             self._heard = said
-            if all(record.offset in announced for record in self._next):
+            # A commit that was on its way before says of a suspect, too, that it waits: that announces nothing.
+            if all(o in begun or (o in waiting and o in self._uncounted) for o in (one.offset for one in self._next)):
                 self._confirmed += self._next
                 self._next = []
 

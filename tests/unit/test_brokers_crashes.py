@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from brokers.assignment import Assignment, Unit
 from brokers.crashes import TOGETHER, WINDOW, Past, Said, Watch, decode, encode, past, split
 from brokers.errors import WrongSetting
-from brokers.offsets import METADATA_LIMIT, AckTracker, Run, UnknownMap, resumed
+from brokers.offsets import METADATA_LIMIT, AckTracker, Commit, Run, UnknownMap, resumed
 from brokers.offsets import decode as decode_map
 from brokers.offsets import encode as encode_map
 from brokers.parallel import ParallelBuffer
@@ -69,6 +69,10 @@ def test_one_crash_is_not_enough_to_know_whose_it_was(number: int) -> None:
     assert Alone(None).most is None
 
 
+#: A commit on its way.
+Asked = tuple[Assignment, Commit, Said]
+
+
 class Cluster:
     """Kafka and the processes of one queue with some partitions, of which one process at a time is alive.
 
@@ -97,14 +101,17 @@ class Cluster:
         suspects = Suspects(alone)
         held = [self._start(buffer, suspects, number) for number in self.ends]
         out: list[Unit] = []
+        asked: list[Asked] = []  # on their way to Kafka
         steps = 0
         while self.left and steps != stop_after:
             steps += 1
             suspects.step(held)
             if self.chance.random() < 0.7:
-                self._commit(held)
+                self._answer(asked)
+                asked = self._ask(held)
             if len(out) < threads and (unit := buffer.take(threads, 0)) is not None:
                 if self._begins(unit):
+                    self._answer(asked[: self.chance.randint(0, len(asked))])
                     return
                 out.append(unit)
             if out and self.chance.random() < 0.5:
@@ -114,7 +121,8 @@ class Cluster:
         for one in held:
             if one.watch is not None:
                 one.watch.hand_over()
-        self._commit(held)
+        self._answer(asked)
+        self._answer(self._ask(held))
 
     def _start(self, buffer: ParallelBuffer, suspects: Suspects, number: int) -> Assignment:
         offset, metadata = self.commits[number]
@@ -126,10 +134,12 @@ class Cluster:
         buffer.deliver(one, [record for record in records if tracker.begin(record.offset)])
         return one
 
-    def _commit(self, held: list[Assignment]) -> None:
-        for one in held:
+    def _ask(self, held: list[Assignment]) -> list[Asked]:
+        return [(one, one.tracker.snapshot(), one.watch.said()) for one in held if one.watch is not None]
+
+    def _answer(self, asked: list[Asked]) -> None:
+        for one, commit, said in asked:
             assert one.watch is not None
-            commit, said = one.tracker.snapshot(), one.watch.said()
             self.commits[one.partition] = commit.offset, commit.metadata + encode(commit.offset, said)
             one.watch.heard(said)
 
@@ -241,6 +251,17 @@ def test_who_had_begun_before_runs_alone() -> None:
     watch.ended(0)
     watch.plan(20, quiet=True)
     assert len(watch.said().begun) == TOGETHER
+
+
+def test_an_older_commit_announces_nobody() -> None:
+    """It was on its way when the suspect's turn came, and says that it waits."""
+    watch = suspicious(o0=2)
+    older = watch.said()
+    watch.plan(20, quiet=True)
+    watch.heard(older)
+    assert watch.plan(20, quiet=True) == []
+    watch.heard(watch.said())
+    assert offsets(watch.plan(20, quiet=True)) == [0]
 
 
 def test_a_crash_beside_others_does_not_count() -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, progress
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+from ops.dead_cli import dead
 
 
 if TYPE_CHECKING:
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 
     from ops.stack import Stack
     from ops.topics import TopicRow
-
-state_dir_option = click.option(
-    "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".stack"),
-    show_default=True,
-    help="Where the servers keep data, logs and ports.",
-)
 
 parameters_option = click.option(
     "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given many times."
@@ -49,6 +42,9 @@ def main(*, debug: bool) -> None:
         logging.basicConfig(level=logging.DEBUG)
     else:  # errors are told once, by the command; without any handler Python would print warnings in between
         logging.getLogger().addHandler(logging.NullHandler())
+
+
+main.add_command(dead)
 
 
 @main.command()

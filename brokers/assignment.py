@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from brokers.offsets import AckTracker
+from brokers.suspects import Alone
 
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     import dramatiq
 
+    from brokers.crashes import Watch
     from brokers.keyed import Lane
     from brokers.records import Record
     from brokers.topics import Queue
@@ -70,6 +72,8 @@ class Assignment:
     running: set[Unit] = field(default_factory=set)
     #: Why it has no start yet.
     blocked: Blocked | None = None
+    #: Whose crash it was, if one ended a process that had this partition; none where crashes are not counted.
+    watch: Watch | None = None
 
     def wait_for(self, records: Sequence[Record]) -> None:
         """Count *records* among those that wait."""
@@ -107,10 +111,24 @@ class Unit:
     records: tuple[Record, ...]
     #: Work on it has begun; before that it can be recalled.
     begun: bool = False
+    #: A suspect that has this process for itself.
+    alone: bool = False
     #: The messages of its key, if it has one: no other of them is handed out before it ends.
     lane: Lane | None = None
     #: The message as a failed attempt has left it, with its count of retries; without one the record is decoded.
     message: dramatiq.Message[Any] | None = None
+
+    @property
+    def crashes(self) -> int:
+        """How many processes are known to have ended while it ran."""
+        watch = self.assignment.watch
+        return 0 if watch is None else watch.crashes(self.records[0].offset)
+
+    @property
+    def condemned(self) -> bool:
+        """Whether it has to be parked without being run, since it has ended too many processes."""
+        watch = self.assignment.watch
+        return watch is not None and watch.condemned(self.records[0].offset)
 
 
 class Buffer:
@@ -123,6 +141,8 @@ class Buffer:
         self.queue = queue
         self.changed = threading.Condition()
         self.stopped: str | None = None
+        self.alone = Alone()
+        self._suspect: Unit | None = None  # to be handed out alone
         self._out: set[Unit] = set()  # handed out and not come back, over all assignments, former and recalled ones too
         self._room_at = 0  # how many may be out when it is worth waking who waits for room
 
@@ -146,7 +166,41 @@ class Buffer:
         """Take in records that Kafka delivered, in log order."""
         with self.changed:
             assignment.wait_for(records)
-            self._arrived(assignment, records)
+            if assignment.watch is None or not assignment.watch.keep(records):
+                self._arrived(assignment, records)
+                self.changed.notify_all()
+
+    def admit(self, assignment: Assignment, records: Sequence[Record]) -> None:
+        """What the partition's watch has kept may be handed out."""
+        with self.changed:
+            if assignment.handing_out:
+                self._arrived(assignment, records)
+                self.changed.notify_all()
+
+    def admit_alone(self, assignment: Assignment, record: Record) -> None:
+        """The same for a suspect, while nothing else is handed out."""
+        with self.changed:
+            if assignment.handing_out:
+                self._suspect = Unit(assignment, (record,), alone=True)
+                self.changed.notify_all()
+
+    def take_back(self, assignment: Assignment) -> Record | None:
+        """Undo `admit_alone`; none when Dramatiq has the suspect."""
+        with self.changed:
+            unit = self._suspect
+            if unit is None or unit.assignment is not assignment:
+                return None
+            self._suspect = None
+            return unit.records[0]
+
+    def idle(self) -> bool:
+        """Whether Dramatiq has nothing of this queue."""
+        with self.changed:
+            return not self._out
+
+    def wake(self) -> None:
+        """Something has changed for those who wait in `take`."""
+        with self.changed:
             self.changed.notify_all()
 
     def revoke(self, assignments: Sequence[Assignment]) -> None:
@@ -172,7 +226,7 @@ class Buffer:
     def restart(self, assignment: Assignment) -> None:
         """Forget what waits: the partition is read again from elsewhere."""
         with self.changed:
-            self._drop(assignment)
+            self._empty(assignment)
 
     def held(self, assignment: Assignment) -> Blocked | None:
         """Why what was handed out of *assignment* does not get done."""
@@ -191,8 +245,15 @@ class Buffer:
             self.stopped = reason
             self.changed.notify_all()
 
-    def _withdraw(self, assignment: Assignment) -> None:
+    def _empty(self, assignment: Assignment) -> None:
+        if assignment.watch is not None:
+            assignment.watch.stop()
+        if self._suspect is not None and self._suspect.assignment is assignment:
+            self._suspect = None
         self._drop(assignment)
+
+    def _withdraw(self, assignment: Assignment) -> None:
+        self._empty(assignment)
         assignment.running = {unit for unit in assignment.running if unit.begun}
 
     def _arrived(self, assignment: Assignment, records: Sequence[Record]) -> None:
@@ -209,7 +270,7 @@ class Buffer:
         with self.changed:
             while self.stopped is None:
                 full = len(self._out) >= limit
-                unit = None if full else self._next(time.monotonic())
+                unit = None if full else self._next_or_suspect()
                 if unit is not None:
                     unit.assignment.running.add(unit)
                     self._out.add(unit)
@@ -221,6 +282,13 @@ class Buffer:
                 self._room_at = limit - max(limit // 4, 1) if full else limit
                 self.changed.wait(min(left, self._due_in(time.monotonic())))
         return None
+
+    def _next_or_suspect(self) -> Unit | None:
+        unit, self._suspect = self._suspect, None
+        if unit is not None:
+            unit.assignment.wait_no_more(unit.records)
+            return unit
+        return None if self.alone.taken else self._next(time.monotonic())
 
     def _next(self, now: float) -> Unit | None:
         raise NotImplementedError
@@ -241,6 +309,8 @@ class Buffer:
             if unit in unit.assignment.running:
                 for record in unit.records:
                     unit.assignment.tracker.done(record.offset)
+                    if unit.assignment.watch is not None:
+                        unit.assignment.watch.ended(record.offset)
             if self._end(unit):
                 self._finished(unit)
             if len(self._out) <= self._room_at or not unit.assignment.running:
@@ -250,7 +320,11 @@ class Buffer:
         """*unit* was handed out and not done: hand it out again, first."""
         with self.changed:
             if self._end(unit) and unit.assignment.handing_out:
-                self._back(unit)
+                if unit.alone:
+                    unit.assignment.wait_for(unit.records)
+                    self._suspect = Unit(unit.assignment, unit.records, alone=True)
+                else:
+                    self._back(unit)
             self.changed.notify_all()
 
     def _end(self, unit: Unit) -> bool:

@@ -45,5 +45,8 @@ PARTITION_EOF = KafkaError._PARTITION_EOF
 #: Somebody else has made the topic in the meantime.
 TOPIC_ALREADY_EXISTS = KafkaError.TOPIC_ALREADY_EXISTS
 
+#: Another producer has taken the same transactional id.
+FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
+
 #: There is no such topic.
 UNKNOWN_TOPIC = KafkaError.UNKNOWN_TOPIC_OR_PART

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import KafkaException, TopicPartition
 
+from brokers import crashes
 from brokers.offsets import MAP_LIMIT, METADATA_LIMIT, Commit
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from confluent_kafka import Consumer as Client
     from confluent_kafka import KafkaError
 
     from brokers.assignment import Assignment
+    from brokers.crashes import Said
 
 logger = logging.getLogger("brokers.consumer")
 
@@ -32,8 +34,19 @@ PAUSE_PER_COMMIT = 20
 #: Seconds after a commit in which another one is likely.
 LIVELY_S = 0.05
 
+#: The same while a suspect waits for its announcement to be confirmed (see `crashes`).
+ANNOUNCE_EVERY_S = 0.005
+
 #: Seconds after which a commit that got no answer is given up; what it said is said again.
 ANSWER_S = 30.0
+
+
+class _Asked(NamedTuple):
+    """A commit under way."""
+
+    assignment: Assignment
+    commit: Commit
+    said: Said | None
 
 
 class Commits:
@@ -41,20 +54,21 @@ class Commits:
 
     def __init__(self, group_id: str) -> None:
         self._group_id = group_id
-        self._asked: dict[tuple[str, int], tuple[Assignment, Commit]] = {}  # not answered yet
+        self._asked: dict[tuple[str, int], _Asked] = {}  # not answered yet
         self._asked_at = 0.0
         self._told_at = 0.0
         self._pause_s = SHORTEST_PAUSE_S
+        self._failed = False
 
     @property
     def lively(self) -> bool:
         """Whether work ends just now, so that the next commit should not have to wait."""
         return time.monotonic() - self._told_at < LIVELY_S
 
-    def send(self, client: Client, assignments: Iterable[Assignment]) -> None:
+    def send(self, client: Client, assignments: Collection[Assignment]) -> None:
         """Commit what is news, unless it is too early for another commit."""
         now = time.monotonic()
-        if now - self._asked_at < (ANSWER_S if self._asked else self._pause_s):
+        if now - self._asked_at < (ANSWER_S if self._asked else self._every_s(assignments)):
             return
         self._asked_at = now
         self._asked = _news(assignments)
@@ -68,9 +82,14 @@ class Commits:
         pause_s = PAUSE_PER_COMMIT * (self._told_at - now)
         self._pause_s = min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
 
+    def _every_s(self, assignments: Iterable[Assignment]) -> float:
+        urgent = any(a.watch is not None and a.watch.urgent for a in assignments)
+        return min(self._pause_s, ANNOUNCE_EVERY_S) if urgent and not self._failed else self._pause_s
+
     def answered(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
         """The client's ``on_commit``.  What was not committed is tried again at the next turn."""
         asked, self._asked = self._asked, {}
+        self._failed = error is not None
         if error is None:
             _note(asked, places)
         else:
@@ -97,14 +116,22 @@ class Commits:
         self._asked.pop((assignment.topic, assignment.partition), None)
 
 
-def _news(assignments: Iterable[Assignment]) -> dict[tuple[str, int], tuple[Assignment, Commit]]:
+def _news(assignments: Iterable[Assignment]) -> dict[tuple[str, int], _Asked]:
     news = {}
     for assignment in assignments:
-        commit = assignment.tracker.to_commit() if assignment.started else None
-        if commit is not None:
-            _watch_map(assignment, commit)
-            news[assignment.topic, assignment.partition] = (assignment, commit)
+        asked = _asked(assignment) if assignment.started else None
+        if asked is not None:
+            _watch_map(assignment, asked.commit)
+            news[assignment.topic, assignment.partition] = asked
     return news
+
+
+def _asked(assignment: Assignment) -> _Asked | None:
+    tracker, watch = assignment.tracker, assignment.watch
+    commit = tracker.to_commit()
+    if commit is None and (watch is None or not watch.news()):
+        return None
+    return _Asked(assignment, commit or tracker.snapshot(), None if watch is None else watch.said())
 
 
 def _watch_map(assignment: Assignment, commit: Commit) -> None:
@@ -115,21 +142,24 @@ def _watch_map(assignment: Assignment, commit: Commit) -> None:
         assignment.buffer.map_is(assignment, full=full)
 
 
-def _offsets(asked: dict[tuple[str, int], tuple[Assignment, Commit]]) -> list[TopicPartition]:
-    return [_place(topic, partition, commit) for (topic, partition), (_, commit) in asked.items()]
+def _offsets(asked: dict[tuple[str, int], _Asked]) -> list[TopicPartition]:
+    return [TopicPartition(*place, one.commit.offset, metadata=_metadata(one)) for place, one in asked.items()]
 
 
-def _place(topic: str, partition: int, commit: Commit) -> TopicPartition:
+def _metadata(asked: _Asked) -> str:
+    section = "" if asked.said is None else crashes.encode(asked.commit.offset, asked.said)
     # One map that is too long would fail the commit: rather twice what it says than never what all others say.
-    metadata = commit.metadata if len(commit.metadata) <= METADATA_LIMIT else ""
-    return TopicPartition(topic, partition, commit.offset, metadata=metadata)
+    fits = len(asked.commit.metadata) + len(section) <= METADATA_LIMIT
+    return asked.commit.metadata + section if fits else section
 
 
-def _note(asked: dict[tuple[str, int], tuple[Assignment, Commit]], places: list[TopicPartition]) -> bool:
+def _note(asked: dict[tuple[str, int], _Asked], places: list[TopicPartition]) -> bool:
     """Remember what Kafka has taken; false when that is not all."""
     for place in places:
-        assignment, commit = asked.get((place.topic, place.partition), (None, None))
-        if assignment is not None and commit is not None and place.error is None and place.offset == commit.offset:
-            assignment.tracker.committed(commit)
+        one = asked.get((place.topic, place.partition))
+        if one is not None and place.error is None and place.offset == one.commit.offset:
+            one.assignment.tracker.committed(one.commit)
+            if one.assignment.watch is not None and one.said is not None:
+                one.assignment.watch.heard(one.said)
             del asked[place.topic, place.partition]
     return not asked

@@ -25,6 +25,7 @@ from brokers.membership import take_seat
 from brokers.ordered import OrderedBuffer
 from brokers.records import received
 from brokers.starts import ASK_KAFKA_S, Start, ask_kafka
+from brokers.suspects import Alone, Suspects, handing_over
 
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class GroupConsumer:
         group_id: str,
         settings: Mapping[str, Any],
         bounds: Bounds,
+        alone: Alone | None = None,
         *,
         health: Health | None = None,
         protocol: str = "classic",
@@ -130,6 +132,8 @@ class GroupConsumer:
         self._starts: dict[Assignment, Start] = {}
         self._former: dict[tuple[str, int], AckTracker] = {}  # of partitions that were lost before all was committed
         self._commits = Commits(group_id)
+        self._alone = alone or Alone()
+        self._suspects = Suspects(self._alone)
         self._seldom = Seldom()
         self._closing = threading.Event()
         self._seat = take_seat(group_id) if seated and protocol == "classic" else None
@@ -149,6 +153,7 @@ class GroupConsumer:
                 if queue.topic.name not in self._buffers:
                     buffer = OrderedBuffer(queue) if queue.ordered else KeyedBuffer(queue)
                     buffer.stopped = self._ended
+                    self._alone.join(buffer)
                     self._buffers[queue.topic.name] = buffer
 
     def buffer(self, queue: Queue) -> Buffer:
@@ -207,6 +212,7 @@ class GroupConsumer:
             buffers = list(self._buffers.values())
         for assignment in list(self._assignments.values()):  # where the client had no chance to revoke
             self._drop(assignment)
+        self._suspects.step(())
         for buffer in buffers:
             buffer.stop(self._ended)
 
@@ -231,13 +237,14 @@ class GroupConsumer:
         self._callbacks.check()
         self._start_partitions()
         self._balance()
+        self._suspects.step(self._assignments.values())
         self._commits.send(self._client, self._assignments.values())
 
     def _patience(self) -> float:
         if self._commits.lively:
             return LIVELY_POLL_S
         soon = any(a.running or (a.paused and a.blocked is None) for a in self._assignments.values())
-        return BUSY_POLL_S if soon else POLL_S
+        return BUSY_POLL_S if soon or self._suspects.busy else POLL_S
 
     def _subscribe(self) -> None:
         with self._lock:
@@ -307,6 +314,7 @@ class GroupConsumer:
             return True
         buffer.restart(assignment)
         assignment.tracker = tracker
+        assignment.watch = self._suspects.watch(assignment, self._starts[assignment].past)
         if not self._fetch_from(assignment, offset):
             self._starts[assignment].postpone("its fetcher is not ready")
             return False
@@ -366,6 +374,7 @@ class GroupConsumer:
     def _on_revoke(self, client: Client, places: list[TopicPartition]) -> None:
         leaving = self._held(places)
         drained = self._drain(leaving)
+        handing_over(leaving)
         committed = self._commits.send_and_wait(self._client, leaving)
         for assignment in leaving:
             self._drop(assignment, settled=drained and committed)

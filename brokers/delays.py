@@ -82,6 +82,7 @@ def undeliverable(entry: Entry, topic: str) -> Outgoing:
     """What to park of an entry of *topic* that cannot be delivered."""
     about = {
         "xq.topic": topic.encode(),
+        "xq.to": entry.due.topic.encode(),
         "xq.error": b"WrongTopic",
         "xq.reason": b"there is no topic " + entry.due.topic.encode(),
     }

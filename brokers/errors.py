@@ -14,7 +14,9 @@
         ├── WrongTopic             a topic is not as its queue needs it
         ├── WrongKey               a message's key is neither text nor number
         ├── WrongSetting           Kafka's client does not take its settings
-        └── Undecodable            a record is not a message; it is parked
+        ├── Undecodable            a record is not a message; it is parked
+        ├── LetterUnknown          no such dead letter waits
+        └── LettersBusy            somebody else replays or purges the same dead letters
     StartError
     ├── StartUnknown               the place to start from is out of reach just now
     └── StartRefused               there is no safe place to start from; somebody has to decide
@@ -100,6 +102,16 @@ class WrongSetting(KafkaError):
 
 class Undecodable(KafkaError):
     """A record is not a message; the text says why."""
+
+
+class LetterUnknown(KafkaError):
+    """No such dead letter waits: it never was one, or it was dealt with."""
+
+
+class LettersBusy(KafkaError):
+    """Somebody else has begun to replay or purge the same dead letters."""
+
+    retryable = True
 
 
 class StartError(Exception):

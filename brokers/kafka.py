@@ -23,11 +23,13 @@ from brokers.consumer import GroupConsumer
 from brokers.delays import delayed_topic, parked_topic
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
+from brokers.letterbox import DeadLetters, dead_letters
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
 from brokers.records import Outgoing
 from brokers.sending import Sending
 from brokers.starts import ASK_KAFKA_S
+from brokers.suspects import MAX_CRASHES, Alone
 from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
 from brokers.waiting import Waiting, waiting
@@ -76,6 +78,7 @@ class KafkaBroker(dramatiq.Broker):
       middleware: as in Dramatiq.
       delivery_timeout_s: seconds within which Kafka has to confirm a send.
       group_protocol: ``classic`` or ``consumer`` (KIP-848).
+      max_crashes: how many processes a message of an unordered queue may end before it is parked; none for any number.
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
     """
 
@@ -91,6 +94,7 @@ class KafkaBroker(dramatiq.Broker):
         middleware: Sequence[Middleware] | None = None,
         delivery_timeout_s: float = DELIVERY_TIMEOUT_S,
         group_protocol: str = "classic",
+        max_crashes: int | None = MAX_CRASHES,
         **client: Any,
     ) -> None:
         super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
@@ -101,6 +105,7 @@ class KafkaBroker(dramatiq.Broker):
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
         self._timeout_s = delivery_timeout_s
+        self._alone = Alone(max_crashes)
         self._begin_process()
         os.register_at_fork(after_in_child=_weakly(self._begin_process))
 
@@ -112,6 +117,7 @@ class KafkaBroker(dramatiq.Broker):
         self._consumers: dict[str, GroupConsumer] = {}  # by group
         self._timers: Timers | None = None
         self._worked_on: dict[Queue, list[Queue]] = {}
+        self._alone = Alone(self._alone.most)
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
@@ -317,10 +323,9 @@ class KafkaBroker(dramatiq.Broker):
         with self._lock:
             consumer = self._consumers.get(group_id)
             if consumer is None or not consumer.running:
+                shared = (self._settings, self._bounds, self._alone)
                 seated = consumer is None or not consumer.displaced
-                consumer = GroupConsumer(
-                    group_id, self._settings, self._bounds, health=self._health, protocol=self._protocol, seated=seated
-                )
+                consumer = GroupConsumer(group_id, *shared, health=self._health, protocol=self._protocol, seated=seated)
                 self._consumers[group_id] = consumer
         return consumer
 
@@ -346,6 +351,14 @@ class KafkaBroker(dramatiq.Broker):
         for entry in found:
             self.publish(Outgoing(self.delayed_topic.name, None, entry.key), self.delayed_topic)
         return len(found)
+
+    def dead_letters(self, queue_name: str) -> DeadLetters:
+        """What was parked of a queue, to list, replay or purge; the queue need not be declared here.
+
+        Raises:
+          Unreachable, WrongTopic: see `brokers.errors`.
+        """
+        return dead_letters(self, queue_name)
 
     # Waiting and dropping, for tests.
 

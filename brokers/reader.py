@@ -10,8 +10,8 @@ import dramatiq
 from dramatiq.errors import ActorNotFound, Retry
 from dramatiq.middleware import SkipMessage
 
-from brokers import records
-from brokers.dead_letters import dead_letter
+from brokers import records, suspects
+from brokers.dead_letters import bare, dead_letter
 from brokers.errors import ConsumerStopped, DeliveryRefused, KafkaError, ParkingFailed, Undecodable
 
 
@@ -124,10 +124,13 @@ class Reader(dramatiq.Consumer):
         return None
 
     def _decoded(self, unit: Unit) -> KafkaMessageProxy | None:
+        if unit.condemned:
+            self._reject(unit, "Crashed", suspects.reason(unit.records[0], unit.crashes))
+            return None
         try:
             message = unit.message or self._read(unit)
         except Undecodable as exc:
-            self._reject(unit, exc)
+            self._reject(unit, "Undecodable", str(exc))
             return None
         if unit.lane is not None:
             message.options.pop("eta", None)  # its place is its time: asleep, it would keep its key waiting
@@ -135,9 +138,9 @@ class Reader(dramatiq.Consumer):
             self._asleep = [one for one in self._asleep if one in one.assignment.running] + [unit]
         return KafkaMessageProxy(message, unit)
 
-    def _reject(self, unit: Unit, error: Undecodable) -> None:
+    def _reject(self, unit: Unit, error: str, reason: str) -> None:
         try:
-            self._dispose(unit, "Undecodable", str(error))
+            self._dispose(unit, error, reason)
         except Exception as exc:
             self._buffer.release(unit)  # not parked, so not done
             # Not as a connection error: on those Dramatiq forgets the messages that it keeps for later.
@@ -256,19 +259,25 @@ class Reader(dramatiq.Consumer):
 
     def _dispose(self, unit: Unit, error: str, reason: str, trace: str = "") -> None:
         """Park, confirmed, and only then count as done."""
+        condemned = unit.condemned
+        # The first crash only raised a suspicion; it was this record's if all the others were.
+        crashes = unit.crashes if condemned else max(unit.crashes - 1, 0)
+        tried = crashes + (not condemned)
         for record in unit.records:
-            self._park_one(record, error=error, reason=reason, trace=trace)
+            letter = dead_letter(
+                record, self._queue, error=error, reason=reason, traceback=trace, tried=tried, crashes=crashes
+            )
+            self._park_one(record, letter)
         logger.error("kafka_message_parked record=%s error=%s reason=%s", unit.records[0], error, reason)
         unit.assignment.buffer.finish(unit)
 
-    def _park_one(self, record: Record, *, error: str, reason: str, trace: str) -> None:
-        letter = dead_letter(record, self._queue, error=error, reason=reason, traceback=trace)
+    def _park_one(self, record: Record, letter: Outgoing) -> None:
         spec = self._queue.dead_letters
         try:
             try:
                 self._park(letter, spec)
             except DeliveryRefused:  # too large, perhaps: the reason matters more, and the record lies where it lay
-                self._park(letter.without_value(), spec)
+                self._park(bare(letter), spec)
         except KafkaError as exc:
             raise ParkingFailed(f"cannot park {record} on {spec.name!r}: {exc}") from exc
 

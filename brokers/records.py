@@ -60,10 +60,6 @@ class Outgoing(msgspec.Struct, frozen=True):
     headers: Mapping[str, bytes] = {}
     partition: int | None = None
 
-    def without_value(self) -> Outgoing:
-        """The same with nothing but key and headers."""
-        return msgspec.structs.replace(self, value=None)
-
 
 class _Wire(msgspec.Struct):
     """Dramatiq's message, strictly: what Dramatiq's own decoder lets through can end a worker thread."""

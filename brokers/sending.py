@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from brokers import delays, records
+from brokers import delays, records, replays
 from brokers.errors import DelayRefused
 from brokers.producer import Pending
 
@@ -125,6 +125,8 @@ class Sending(threading.local):
         """The record for *message*, seen by middleware."""
         self._broker.emit_before("enqueue", message, delay)
         record = records.encode(message, topics[0].name)
+        if self.served is not None and self.served.message_id == message.message_id:
+            record = replays.carried(record, self.served.record)
         if topics[-1] is topics[0]:
             return record
         return delays.delayed(record, delays.now_ms() + int(delay or 0), topics[-1])

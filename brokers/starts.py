@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from confluent_kafka import KafkaException, TopicPartition
 
 from brokers.assignment import Blocked
+from brokers.crashes import Past, split
 from brokers.errors import StartError, StartRefused
 from brokers.offsets import AckTracker, Run, UnknownMap, decode, resumed, union
+from brokers.suspects import past_of
 
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Start:
     def __init__(self, assignment: Assignment, former: AckTracker | None = None) -> None:
         self.assignment = assignment
         self.answer: AckTracker | None = None
+        #: What the group's last commit says about crashes.
+        self.past = Past()
         self._former = former
         self._asked_at: float | None = None
         self._not_before = 0.0
@@ -69,6 +73,7 @@ class Start:
         elif committed is None:
             self._failed("the group's coordinator does not answer", ASK_AGAIN_S)
         else:
+            self.past = past_of(committed, log[1])
             self.answer = resume_at(self.assignment, committed, log, self._former)
 
     def _ask_elsewhere(self, source: Source, log_start: int, log_end: int) -> None:
@@ -149,7 +154,7 @@ def resume_at(
         )
         return AckTracker(log_start)
     try:
-        runs = decode(offset, committed.metadata)
+        runs = decode(offset, split(committed.metadata)[0])
     except UnknownMap as exc:
         logger.warning("kafka_completion_map_unknown partition=%s reason=%s", assignment, exc)
         runs = []

@@ -165,6 +165,10 @@ class Topics:
         topic = self._metadata().topics.get(name)
         return None if topic is None else len(topic.partitions)
 
+    def all(self) -> dict[str, int]:
+        """Every topic that this user may see, and how many partitions it has.  Raises `Unreachable`."""
+        return {name: len(topic.partitions) for name, topic in sorted(self._metadata().topics.items())}
+
     def identity(self, name: str) -> str:
         """The topic's id, which another topic of the same name does not have.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,6 +40,7 @@ EXIT_CODES = {
     "replica.errors.ValueNotEncodable": 2,
     "replica.errors.ValueNotDecodable": 2,
     "ops.errors.InputUnusable": 2,
+    "brokers.errors.LetterUnknown": 2,
     "pydantic_core._pydantic_core.ValidationError": 2,
     "tasks.errors.TasksError": 1,
     "replica.errors.ReplicaError": 1,
@@ -46,6 +48,14 @@ EXIT_CODES = {
     "dramatiq.errors.BrokerError": 1,
     "ops.errors.OpsError": 1,
 }
+
+state_dir_option = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".stack"),
+    show_default=True,
+    help="Where the servers keep data, logs and ports.",
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -150,5 +160,5 @@ def _bars() -> Iterator[Callable[[Step], None]]:
 
 
 def _words(step: Step) -> str:
-    counted = f"  {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB" if step.total else ""
+    counted = f"  {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB" if step.total and step.told else ""
     return f"{step.text}{counted}"

@@ -14,6 +14,7 @@ class Step:
     text: str  #: a few words, for people
     done: int = 0  #: bytes so far
     total: int = 0  #: bytes in all; 0 when there is nothing to count
+    told: bool = True  #: whether the numbers are shown, as megabytes; else *text* says what they are
     finished: bool = False
 
 

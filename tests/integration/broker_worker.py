@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LONGEST_S = 0.01
 
 #: The number of a message whose body never ends.
-STUCK = -2
+STUCK = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Line:
 def make_broker(servers: str, prefix: str, protocol: str = "classic", *, body_s: float | None = None) -> KafkaBroker:
     """The broker that caller and workers share, with its two actors, ``work`` and ``step``.
 
-    Their bodies take *body_s* seconds, or, without it, a random time.
+    Their bodies take *body_s* seconds, or, without it, a random time; a negative number kills its process.
     """
     broker = KafkaBroker(servers, prefix=prefix, group_id=f"{prefix}workers", group_protocol=protocol)
     broker.add_middleware(dramatiq.middleware.CurrentMessage())
@@ -51,6 +51,8 @@ def make_broker(servers: str, prefix: str, protocol: str = "classic", *, body_s:
 
     def body(number: int) -> None:
         note("begin", number)
+        if number < 0:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
         if number == STUCK:
             threading.Event().wait()
         time.sleep(random.uniform(0, LONGEST_S) if body_s is None else body_s)

@@ -190,6 +190,7 @@ def test_a_worker_that_was_frozen_does_not_disturb_the_others(broker: KafkaBroke
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_storm_of_kills_loses_nothing(
     broker: KafkaBroker, crew: Callable[[str], Crew], record_property: Callable[[str, object], None]
 ) -> None:

@@ -12,6 +12,7 @@ from dramatiq.errors import ActorNotFound, Retry
 from dramatiq.middleware import SkipMessage
 
 from brokers.assignment import Assignment, Buffer
+from brokers.crashes import Past, Watch
 from brokers.errors import ConsumerStopped, DelayRefused, DeliveryRefused, KafkaError, ParkingFailed, Unreachable
 from brokers.offsets import AckTracker
 from brokers.ordered import OrderedBuffer
@@ -367,3 +368,27 @@ def test_a_reader_says_when_its_consumer_has_ended() -> None:
     reader._timeout_s = 10
     with pytest.raises(ConsumerStopped, match="gone"):
         next(reader)
+
+
+def test_what_has_ended_too_many_processes_is_parked_without_being_run() -> None:
+    """With the number of its attempts; what it carries is not even decoded."""
+    bench = Bench().deliver(value())
+    bench.assignment.watch = Watch(Past(crashes={0: 3}), 3)
+    assert next(bench.reader()) is None
+    [(error, reason)] = bench.kafka.told
+    assert error == "Crashed"
+    assert "3 processes ended without a word" in reason
+    assert bench.kafka.parked[0].headers["xq.attempts"] == b"3"
+    assert bench.committed == 1
+
+
+def test_a_suspect_that_fails_in_the_ordinary_way_counts_what_is_certain() -> None:
+    """The first crash may have been anybody's."""
+    bench = Bench().deliver(value())
+    bench.assignment.watch = Watch(Past(crashes={0: 2}), 3)
+    reader = bench.reader()
+    message = taken(reader)
+    message.stuff_exception(ValueError("five"))
+    reader.nack(message)
+    headers = bench.kafka.parked[0].headers
+    assert (headers["xq.attempts"], headers["xq.crashes"]) == (b"2", b"1")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brokers.dead_letters import REASON_CHARS, TRACEBACK_CHARS, dead_letter
+from brokers.dead_letters import REASON_CHARS, TRACEBACK_CHARS, bare, dead_letter
 from brokers.errors import Undecodable, WrongKey
 from brokers.records import Record, decode, encode, pinned
 from brokers.topics import Queue, TopicSpec
@@ -153,10 +153,28 @@ def test_a_dead_letter_is_the_record_with_its_story() -> None:
         "xq.partition": b"3",
         "xq.offset": b"42",
         "xq.timestamp_ms": b"1000",
+        "xq.group": b"g",
+        "xq.attempts": b"1",
         "xq.error": b"ValueError",
         "xq.reason": b"ValueError: five",
         "xq.traceback": b"Traceback ...",
     }
+
+
+@pytest.mark.parametrize(("attempt", "attempts"), [(b"4", b"4"), (b"x", b"1"), (b"0", b"1"), (b"9" * 50, b"1")])
+def test_a_dead_letter_counts_all_attempts(attempt: bytes, attempts: bytes) -> None:
+    """Each retry was a record of its own; anybody may have written the header."""
+    letter = dead_letter(record(b"", headers={"attempt": attempt}), QUEUE, error="E", reason="r")
+    assert letter.headers["xq.attempts"] == attempts
+    crashed = dead_letter(record(b"", headers={"attempt": b"4"}), QUEUE, error="E", reason="r", tried=3, crashes=3)
+    assert (crashed.headers["xq.attempts"], crashed.headers["xq.crashes"]) == (b"6", b"3")
+
+
+def test_a_letter_that_is_bare_says_how_much_is_missing() -> None:
+    """Or that what is missing was cut before."""
+    letter = dead_letter(record(b"value"), QUEUE, error="E", reason="r")
+    assert bare(letter).value is None
+    assert bare(letter).headers["xq.cut"] == b"5 bytes"
 
 
 def test_a_dead_letters_story_is_bounded_and_always_encodable() -> None:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 import cli
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def run(*arguments: str, **environment: str) -> Result:
@@ -27,6 +33,12 @@ def run(*arguments: str, **environment: str) -> Result:
         (["enqueue-query", "RETURN 1", "--max-rows", "0"], "0"),
         (["enqueue-query", "RETURN 1", "--format", "xml"], "'xml' is not one of"),
         (["demo", "--replicas", "1"], "1"),
+        (["dead", "list", "--error", "E"], "Name the queue"),
+        (["dead", "list", "q", "--since", "soon"], "'soon' is no time"),
+        (["dead", "show", "q"], "Missing argument"),
+        (["dead", "replay", "q"], "say which letters"),
+        (["dead", "replay", "q", "--all", "1/1"], "say which letters"),
+        (["dead", "purge", "q", "--rate", "1"], "No such option"),
     ],
 )
 def test_wrong_usage_is_exit_code_two_and_says_what_is_wrong(arguments: list[str], says: str) -> None:
@@ -51,7 +63,16 @@ def test_a_wrong_setting_is_an_object_with_json() -> None:
     assert json.loads(result.stdout)["error"]["message"] == "BROKERS: Value error, 'localhost' is not host:port"
 
 
+def every_command(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Those of its groups as well."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command)
+        else:
+            yield name, command
+
+
 def test_every_command_takes_json() -> None:
     """As the README says."""
-    for name, command in cli.main.commands.items():
+    for name, command in every_command(cli.main):
         assert any("--json" in parameter.opts for parameter in command.params), name

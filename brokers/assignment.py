@@ -87,6 +87,8 @@ class Unit:
     records: tuple[Record, ...]
     #: Work on it has begun; before that it can be recalled.
     begun: bool = False
+    #: Dramatiq keeps it for later, and then sends it again: a pause does not take it back.
+    asleep: bool = False
 
 
 class Buffer:
@@ -99,6 +101,7 @@ class Buffer:
         self.queue = queue
         self.changed = threading.Condition()
         self.stopped: str | None = None
+        self.paused: Blocked | None = None
         self._out: set[Unit] = set()  # handed out and not come back, over all assignments, former and recalled ones too
 
     @property
@@ -144,6 +147,23 @@ class Buffer:
         """Why what was handed out of *assignment* does not get done."""
         return None
 
+    def pause(self, since: float, reason: str) -> None:
+        """Hand out nothing more, and take back what was handed out and has not begun; what runs ends."""
+        with self.changed:
+            self.paused = Blocked(since, reason, 0)
+            waiting = [u for u in self._out if u in u.assignment.running and not (u.begun or u.asleep)]
+            for unit in sorted(waiting, key=lambda u: (u.assignment.partition, u.records[0].offset), reverse=True):
+                unit.assignment.running.discard(unit)
+                if unit.assignment.alive and unit.assignment.handing_out:
+                    self._back(unit)
+            self.changed.notify_all()
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        with self.changed:
+            self.paused = None
+            self.changed.notify_all()
+
     def map_is(self, assignment: Assignment, *, full: bool) -> None:
         """Whether the completion map of *assignment* has room for more gaps."""
 
@@ -166,11 +186,12 @@ class Buffer:
     # The readers' side.
 
     def take(self, limit: int, timeout_s: float) -> Unit | None:
-        """The next unit, or none within *timeout_s*, or none because *limit* units are out already."""
+        """The next unit, or none within *timeout_s*: *limit* units are out already, or the queue is paused."""
         deadline = time.monotonic() + timeout_s
         with self.changed:
             while self.stopped is None:
-                unit = self._next(time.monotonic()) if len(self._out) < limit else None
+                free = self.paused is None and len(self._out) < limit
+                unit = self._next(time.monotonic()) if free else None
                 if unit is not None:
                     unit.assignment.running.add(unit)
                     self._out.add(unit)
@@ -187,6 +208,12 @@ class Buffer:
     def _due_in(self, now: float) -> float:
         """Seconds after which `_next` may answer otherwise without anything having happened."""
         return float("inf")
+
+    def keep(self, unit: Unit) -> bool:
+        """Dramatiq keeps *unit* for later; false when it was taken back meanwhile."""
+        with self.changed:
+            unit.asleep = unit in unit.assignment.running
+            return unit.asleep
 
     def begin(self, unit: Unit) -> bool:
         """Work on *unit* begins; false when it was recalled, since it now belongs to somebody else."""

@@ -106,6 +106,7 @@ class GroupConsumer:
     ) -> None:
         self.group_id = group_id
         self.failure: BaseException | None = None
+        self.member_id = ""  #: Kafka's name for this process in the group, once it has joined
         self._bounds = bounds
         self._drain_s = drain_s
         self._lock = threading.Lock()
@@ -142,12 +143,21 @@ class GroupConsumer:
 
     def blocked(self) -> dict[str, Blocked]:
         """The partitions that do not go on, and why."""
-        found = {str(a): a.blocked or a.buffer.held(a) for a in list(self._assignments.values())}
+        found = {str(a): a.blocked or a.buffer.paused or a.buffer.held(a) for a in self.assignments()}
         return {name: blocked for name, blocked in found.items() if blocked is not None}
 
     def assigned(self) -> list[tuple[str, int]]:
         """The partitions held just now, as (topic, partition)."""
         return list(self._assignments)
+
+    def queues(self) -> list[str]:
+        """The queues that are read."""
+        with self._lock:
+            return [buffer.queue.name for buffer in self._buffers.values()]
+
+    def assignments(self) -> list[Assignment]:
+        """The partitions held just now, with what waits and runs of each."""
+        return list(self._assignments.values())
 
     def begin_close(self) -> None:
         """Ask the thread to end; it waits, bounded, for what runs, commits, and leaves the group."""
@@ -305,6 +315,7 @@ class GroupConsumer:
             if key in self._assignments:  # taken away without a word
                 self._drop(self._assignments[key])
             self._assignments[key] = Assignment(*key, self._buffers[place.topic])
+        self.member_id = client.memberid() or ""
         logger.info("kafka_partitions_assigned group=%s partitions=%s", self.group_id, _names(places))
 
     def _on_revoke(self, client: Client, places: list[TopicPartition]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -12,20 +11,24 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 from dramatiq.common import q_name
 from dramatiq.errors import QueueNotFound
-from dramatiq.middleware import SkipMessage, default_middleware
+from dramatiq.middleware import default_middleware
 
 from brokers import clients
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
+from brokers.control import Control
 from brokers.delays import delayed_topic, parked_topic
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
+from brokers.orders import control_topic
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
 from brokers.records import Outgoing
+from brokers.running import interruptible
 from brokers.sending import Sending
 from brokers.starts import ASK_KAFKA_S
+from brokers.station import Station
 from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
 from brokers.waiting import Waiting, waiting
@@ -40,8 +43,6 @@ if TYPE_CHECKING:
     from brokers.assignment import Blocked
     from brokers.bounds import Place
     from brokers.topics import Decode, Start
-
-logger = logging.getLogger("brokers.kafka")
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
 DELIVERY_TIMEOUT_S = 8.0
@@ -79,6 +80,7 @@ class KafkaBroker(dramatiq.Broker):
 
     producer: Producer
     topics: Topics
+    control: Control  #: what can be said to all workers: `revoke`, `abort`, `pause`, `inspect`, ...
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class KafkaBroker(dramatiq.Broker):
         super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
         self.prefix = prefix
         self.delayed_topic = delayed_topic(prefix)
+        self.control_topic = control_topic(prefix)
         self.group_id = group_id
         self.actor_options |= QUEUE_OPTIONS
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
@@ -113,6 +116,8 @@ class KafkaBroker(dramatiq.Broker):
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
         self._groups = Groups(self._admin, self.topics, self.delayed, self._timeout_s)
+        self._station = Station(self, lambda: list(self._consumers.values()), timeout_s=self._timeout_s)
+        self.control = Control(self, self._admin, timeout_s=self._timeout_s)
 
     @property
     def client_settings(self) -> dict[str, Any]:
@@ -173,6 +178,7 @@ class KafkaBroker(dramatiq.Broker):
         if self.queues[actor.queue_name].ordered:
             _pin(actor)
         super().declare_actor(actor)
+        interruptible(actor, lambda: self._station.running)
 
     def get_queue(self, queue_name: str) -> Queue:
         """The queue as declared.  Raises `QueueNotFound`."""
@@ -216,14 +222,16 @@ class KafkaBroker(dramatiq.Broker):
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's.  A message that was recalled before it began is seen by no middleware, and does not run."""
         message = args[0] if args and isinstance(args[0], KafkaMessageProxy) else None
-        if message is not None and signal == "process_message" and not message.begin():
-            logger.info("kafka_message_recalled record=%s", message.record)
-            raise SkipMessage("its partition has moved to another worker, which runs it")
-        self._emit(super().emit_before, message, signal, *args, **kwargs)
+        with self._station.counting():
+            if message is not None and signal == "process_message":
+                self._station.begin(message)
+            self._emit(super().emit_before, message, signal, *args, **kwargs)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's; see `emit_before`."""
         message = args[0] if args and isinstance(args[0], KafkaMessageProxy) else None
+        if message is not None and signal in {"process_message", "skip_message"}:
+            self._station.running.end()
         self._emit(super().emit_after, message, signal, *args, **kwargs)
 
     def _emit(self, emit: Callable[..., None], message: KafkaMessageProxy | None, *args: Any, **kwargs: Any) -> None:
@@ -246,9 +254,11 @@ class KafkaBroker(dramatiq.Broker):
         """
         queue = self.get_queue(queue_name)
         self.topics.ensure(queue.topic)
+        self._station.listen()
         if not queue.ordered:
             self._start_timers()
         buffer = self._consumer(queue.group_id).open(queue)
+        self._station.attend(buffer)
         timeout_s = timeout / 1000
         return Reader(queue, buffer, park=self.publish, send=self._send_late, prefetch=prefetch, timeout_s=timeout_s)
 
@@ -345,6 +355,8 @@ class KafkaBroker(dramatiq.Broker):
             consumer.begin_close()
         for consumer in consumers:
             consumer.close()
+        self._station.close()
+        self.control.close()
         self.producer.close()
         with self._lock:
             self._admin_client = None  # now, and not when the interpreter ends and its threads find no Python

@@ -12,7 +12,7 @@ from dramatiq.middleware import SkipMessage
 
 from brokers import records
 from brokers.dead_letters import dead_letter
-from brokers.errors import ConsumerStopped, DeliveryRefused, KafkaError, ParkingFailed, Undecodable
+from brokers.errors import Abort, ConsumerStopped, DeliveryRefused, Dropped, KafkaError, ParkingFailed, Undecodable
 
 
 if TYPE_CHECKING:
@@ -117,6 +117,9 @@ class Reader(dramatiq.Consumer):
             self._reject(unit, exc)
             return None
         if "eta" in message.options:
+            if not self._buffer.keep(unit):
+                self._buffer.release(unit)
+                return None
             self._asleep = [one for one in self._asleep if one in one.assignment.running] + [unit]
         return KafkaMessageProxy(message, unit)
 
@@ -188,10 +191,16 @@ class Reader(dramatiq.Consumer):
             self._park_failed(ours)
 
     def nack(self, message: dramatiq.MessageProxy) -> None:
-        """Failed for good: parked; on an ordered queue held in its place.  Raises as `ack` does."""
+        """Failed for good: parked; on an ordered queue held in its place.  What was dropped on purpose is done.
+
+        Raises as `ack` does.
+        """
         ours = _ours(message)
         self._send_owed(ours)
-        passed_over = isinstance(ours._exception, (ActorNotFound, SkipMessage))  # noqa: SLF001 - Dramatiq has no getter
+        if isinstance(ours._exception, (Dropped, Abort)):  # noqa: SLF001 - Dramatiq has no getter
+            _buffer(ours).finish(ours.unit)
+            return
+        passed_over = isinstance(ours._exception, (ActorNotFound, SkipMessage))  # noqa: SLF001 - as above
         if ours.ordered and not passed_over:
             self._again(ours, _reason(ours))
         else:

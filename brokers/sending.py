@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from brokers import delays, records
-from brokers.errors import DelayRefused
+from brokers.errors import DelayRefused, Duplicate
 
 
 if TYPE_CHECKING:
@@ -59,7 +59,15 @@ class Sending(threading.local):
                 self._batch.append(posted)
         except Exception as exc:
             if not self._taken_over(message, delay, exc):
+                self._failed(message, exc)
                 raise
+
+    def _failed(self, message: dramatiq.Message[Any], error: Exception) -> None:
+        """Tell middleware that took something for the message: a hook that Dramatiq does not have."""
+        for middleware in self._broker.middleware:
+            after_enqueue_failed = getattr(middleware, "after_enqueue_failed", None)
+            if after_enqueue_failed is not None:
+                after_enqueue_failed(self._broker, message, error)
 
     def _post(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
         broker = self._broker
@@ -99,6 +107,8 @@ class Sending(threading.local):
         served = self.served
         if served is None:
             return False
+        if isinstance(error, Duplicate):  # what should follow is known already
+            return True
         if getattr(error, "retryable", False):
             logger.warning("kafka_send_owed record=%s message_id=%s: %s", served.record, message.message_id, error)
             served.owed.append((message, delay))
@@ -130,6 +140,7 @@ class Sending(threading.local):
                 self._confirm(posted)
             except Exception as exc:  # noqa: BLE001 - the others still need their answer
                 if not self._taken_over(posted.message, posted.delay, exc):
+                    self._failed(posted.message, exc)
                     errors.append(exc)
         if errors:
             logger.error("kafka_batch_failed sent=%d failed=%d first=%s", len(batch), len(errors), errors[0])

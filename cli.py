@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 import click
 
 from ops.console import Group, json_option, print_json, print_table, progress
+from ops.control_cli import control
 
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def main(*, debug: bool) -> None:
         logging.basicConfig(level=logging.DEBUG)
     else:  # errors are told once, by the command; without any handler Python would print warnings in between
         logging.getLogger().addHandler(logging.NullHandler())
+
+
+main.add_command(control)
 
 
 @main.command()

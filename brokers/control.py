@@ -199,8 +199,8 @@ class Control:
     def inspect(self, timeout_s: float = ANSWER_S) -> Inspection:
         """Ask every worker what it does; takes *timeout_s* seconds, and some more where Kafka is slow.
 
-        Members of the workers' groups that did not answer are told as silent: groups of queues declared here, and those
-        of whoever answered.
+        Members that did not answer are told as silent, of the groups of queues declared here and of whoever answered.
+        Those that read only topics of another prefix are not meant.
         """
         workers = self._ask(timeout_s)
         return Inspection(workers, self._silent(workers))
@@ -214,9 +214,7 @@ class Control:
         self._broker.topics.ensure(topic)
         waiter = self._replies.expect(uuid.uuid4().hex)
         try:
-            now = now_ms()
-            question = Question(waiter.correlation_id, now, now + int(timeout_s * 1000))
-            self._broker.publish(question.record(topic.name), topic)
+            self._broker.publish(Question(waiter.correlation_id, now_ms()).record(topic.name), topic)
             deadline, found = time.monotonic() + timeout_s, []
             while (record := waiter.get(deadline - time.monotonic())) is not None:
                 found.append(read_answer(record))
@@ -229,7 +227,13 @@ class Control:
         groups |= {group for worker in workers for group in worker.groups}
         answered = {member for worker in workers for member in worker.groups.values()}
         members = [member for group in sorted(groups) for member in self._members(group)]
-        return [member for member in members if member.member_id not in answered]
+        return [one for one in members if one.member_id not in answered and self._may_be_ours(one)]
+
+    def _may_be_ours(self, member: SilentMember) -> bool:
+        """A group may serve several prefixes, and whoever holds nothing may be of any of them."""
+        topics = {name.rpartition("/")[0] for name in member.partitions}
+        declared = {queue.topic.name for queue in self._broker.queues.values()}
+        return not topics or any(name in declared or name.startswith(self._broker.prefix) for name in topics)
 
     def _members(self, group: str) -> list[SilentMember]:
         future = self._admin().describe_consumer_groups([group], request_timeout=self._timeout_s)[group]

@@ -127,12 +127,10 @@ class Question:
 
     correlation_id: str
     at_ms: int
-    expires_ms: int
 
     def record(self, topic: str) -> Outgoing:
         """As for `Pause`."""
-        value = _Value(VERSION, self.at_ms, expires_ms=self.expires_ms, correlation_id=self.correlation_id)
-        return _outgoing(topic, INSPECT, value)
+        return _outgoing(topic, INSPECT, _Value(VERSION, self.at_ms, correlation_id=self.correlation_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +187,7 @@ def _value(data: bytes) -> _Value:
 def _maker(key: str) -> Callable[[_Value], Order]:
     what, _, rest = key.partition("/")
     if what == "inspect" and not rest:
-        return lambda value: Question(value.correlation_id, value.at_ms, value.expires_ms)
+        return lambda value: Question(value.correlation_id, value.at_ms)
     if what == "pause" and rest:
         return lambda value: Pause(rest, value.at_ms, value.reason)
     kind, _, named = rest.partition("/")

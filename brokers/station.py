@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("brokers.control")
 
-#: Expired revocations that a starting worker clears away, at most; the next one goes on.
+#: Expired revocations that a worker clears away at a time, and the seconds between two such times.
 SWEPT = 1000
+SWEEP_EVERY_S = 3600.0
 
 
 class Station:
@@ -52,6 +54,7 @@ class Station:
         self._lock = threading.Lock()  # of orders and buffers
         self._orders = Orders()
         self._buffers: dict[str, Buffer] = {}  # by queue
+        self._swept_at = 0.0  # monotonic seconds
         self._listening = threading.Lock()
         self._reader: TopicReader | None = None
 
@@ -68,7 +71,7 @@ class Station:
                 return
             topic = self._broker.control_topic
             self._broker.topics.ensure(topic)
-            self._orders = Orders()
+            self._orders, self._swept_at = Orders(), time.monotonic()
             place = Place(topic.name, from_start=True)
             reader = TopicReader(self._broker.client_settings, [place], self._heard, timeout_s=self._timeout_s)
             if not reader.wait_caught_up(self._timeout_s):
@@ -131,6 +134,8 @@ class Station:
         else:
             with self._lock:
                 self._orders.take(order)
+        if isinstance(order, Revocation) and time.monotonic() - self._swept_at > SWEEP_EVERY_S:
+            self._sweep()
         if isinstance(order, (Pause, Ended)):
             with self._lock:
                 for buffer in self._buffers.values():
@@ -172,6 +177,7 @@ class Station:
 
     def _sweep(self) -> None:
         """Clear away what has expired.  Several workers may do so at once; keys are never used again."""
+        self._swept_at = time.monotonic()
         with self._lock:
             expired = self._orders.expired(now_ms())[:SWEPT]
         try:
@@ -183,8 +189,8 @@ class Station:
     # Answers.
 
     def _answer(self, question: Question) -> None:
-        if now_ms() >= question.expires_ms:
-            return  # asked before this worker began
+        if self._reader is None:  # an old one: this process is still reading what was said before it began
+            return
         with self._lock:
             pauses = dict(self._orders.pauses)
         state = describe(self._consumers(), self.running.jobs(), pauses, self.skipped, self.since_ms)

@@ -18,9 +18,23 @@ from dramatiq.results.errors import ResultFailure
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.errors import DeliveryUnknown, Duplicate, LimitsUnreachable, Unreachable, WrongOption
+from brokers import KafkaBroker
+from brokers.assignment import Assignment
+from brokers.errors import (
+    DelayRefused,
+    DeliveryUnknown,
+    Duplicate,
+    KafkaError,
+    LimitsUnreachable,
+    PutOff,
+    Unreachable,
+    WrongOption,
+)
 from brokers.expiry import Expires
 from brokers.limits import Rate, RateLimits, pause_ms, rate
+from brokers.parallel import ParallelBuffer
+from brokers.reader import KafkaMessageProxy
+from brokers.records import Record
 from brokers.unique import LOCK, Unique
 from tests.support import wait_until
 
@@ -251,6 +265,55 @@ def test_what_is_over_the_limit_comes_later_and_counts_no_attempt(bench: Bench) 
     seconds = [int(at) for _, _, at in ran]
     assert max(seconds.count(second) for second in seconds) <= 2
     assert [message.get_result(backend=bench.results) for message in sent] == ["ran"] * 5
+
+
+def in_flight(broker: KafkaBroker, message: dramatiq.Message[Any]) -> KafkaMessageProxy:
+    """*message*, as a worker of Kafka's broker has it."""
+    queue = broker.get_queue(message.queue_name)
+    buffer = ParallelBuffer(queue)
+    assignment = Assignment(queue.topic.name, 0, buffer, started=True)
+    buffer.deliver(assignment, [Record(queue.topic.name, 0, 0, 0, None, message.encode())])
+    unit = buffer.take(1, 0)
+    assert unit is not None
+    return KafkaMessageProxy(message, unit)
+
+
+@pytest.mark.parametrize("error", [Unreachable("away"), DelayRefused("no")])
+def test_a_message_that_cannot_be_put_off_is_not_acknowledged(
+    monkeypatch: pytest.MonkeyPatch, error: KafkaError | Unreachable
+) -> None:
+    """It does not run either.  While Kafka is away its ack owes the copy; refused for good, it is parked."""
+    broker = KafkaBroker("localhost:1")
+    backend = StubBackend()
+    broker.add_middleware(Unique(backend))
+    broker.add_middleware(RateLimits(backend))
+
+    @dramatiq.actor(broker=broker, rate_limit="1/600s", unique_for=60_000)
+    def work() -> None: ...
+
+    def refuse(message: object, delay: int | None) -> None:
+        raise error
+
+    message = work.message_with_options(retries=2)
+    broker.emit_before("enqueue", message, None)
+    broker.emit_after("enqueue", message, None)
+    broker.emit_before("process_message", in_flight(broker, work.message()))  # within the limit
+    monkeypatch.setattr(broker._sending, "_post", refuse)
+    over = in_flight(broker, message)
+    with pytest.raises(PutOff):
+        broker.emit_before("process_message", over)
+    broker.emit_after("skip_message", over)
+    if isinstance(error, Unreachable):
+        [(copy, delay)] = over.owed
+        assert (copy.message_id, copy.message_timestamp) == (message.message_id, message.message_timestamp)
+        assert copy.options["retries"] == 2
+        assert "store_results" not in copy.options
+        assert delay is not None
+        assert delay > 0
+    else:
+        assert over.send_error is error
+    with pytest.raises(Duplicate):  # it is not done
+        broker.emit_before("enqueue", work.message(), None)
 
 
 def test_no_more_run_at_once_than_allowed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

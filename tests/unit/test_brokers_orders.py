@@ -63,7 +63,7 @@ def test_a_revocation_is_read_as_it_was_written_and_ended_by_its_key(
 
 def test_a_question_is_read_as_it_was_written() -> None:
     """And changes nothing that holds."""
-    question, orders = Question("c1", 5, 10), Orders()
+    question, orders = Question("c1", 5), Orders()
     assert read(arrived(question.record("control"))) == question
     orders.take(question)
     assert (orders.pauses, orders.revocations) == ({}, [])

@@ -1,16 +1,31 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 import cli
 
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
 def run(*arguments: str, **environment: str) -> Result:
     """Run the program in this process."""
     return CliRunner().invoke(cli.main, arguments, env=environment)
+
+
+def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Every command, also those of groups inside *group*."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command)
+        else:
+            yield name, command
 
 
 @pytest.mark.parametrize(
@@ -27,6 +42,11 @@ def run(*arguments: str, **environment: str) -> Result:
         (["enqueue-query", "RETURN 1", "--max-rows", "0"], "0"),
         (["enqueue-query", "RETURN 1", "--format", "xml"], "'xml' is not one of"),
         (["demo", "--replicas", "1"], "1"),
+        (["control", "revoke"], "exactly one of"),
+        (["control", "abort", "id", "--actor", "work"], "exactly one of"),
+        (["control", "unrevoke", "--actor", "work", "--queue", "q"], "exactly one of"),
+        (["control", "pause"], "Missing argument 'QUEUE'"),
+        (["control", "inspect", "--timeout", "0"], "0"),
     ],
 )
 def test_wrong_usage_is_exit_code_two_and_says_what_is_wrong(arguments: list[str], says: str) -> None:
@@ -53,5 +73,5 @@ def test_a_wrong_setting_is_an_object_with_json() -> None:
 
 def test_every_command_takes_json() -> None:
     """As the README says."""
-    for name, command in cli.main.commands.items():
+    for name, command in commands(cli.main):
         assert any("--json" in parameter.opts for parameter in command.params), name

@@ -14,7 +14,7 @@ from ops.console import Group, json_option, print_json, print_table
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from brokers.control import Control
     from brokers.inspection import Inspection, WorkerState
@@ -261,7 +261,7 @@ def _print_inspection(found: Inspection) -> None:
         click.echo("No worker answers.", err=True)
 
 
-def _print_some(titles: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+def _print_some(titles: tuple[str, ...], rows: Sequence[Sequence[object]]) -> None:
     if rows:
         print_table(titles, rows)
 

@@ -37,7 +37,7 @@ def make_broker(servers: str, prefix: str, protocol: str = "classic") -> KafkaBr
         note("end", number)
 
     for queue in NAPS:
-        dramatiq.actor(nap, broker=broker, queue_name=queue, actor_name=f"nap.{queue}")
+        dramatiq.actor(broker=broker, queue_name=queue, actor_name=f"nap.{queue}")(nap)
 
     @dramatiq.actor(broker=broker, queue_name="steps", ordered=True)
     def step(number: int) -> None:

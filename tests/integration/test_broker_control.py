@@ -53,7 +53,9 @@ class Desk:
             pids = {worker.pid for worker in found.workers if worker.partitions}
             return found if pids == {member.pid for member in self.crew.members} and not found.silent else None
 
-        return wait_until(asked, 60, "both workers to answer")
+        found = wait_until(asked, 60, "both workers to answer")
+        assert found is not None
+        return found
 
     def heard(self, queue: str, *, paused: bool) -> None:
         """Until every worker has heard of it."""
@@ -213,7 +215,7 @@ def test_whoever_waits_for_a_revoked_message_is_told(kafka: str) -> None:
     prefix = unique("told") + "-"
     broker = KafkaBroker(kafka, prefix=prefix, group_id=prefix + "workers")
     backend = StubBackend()
-    broker.add_middleware(Results(backend=backend))
+    broker.add_middleware(Results(backend=backend))  # type: ignore[no-untyped-call]  # Dramatiq's gap
 
     @dramatiq.actor(broker=broker, store_results=True)
     def work() -> int:

@@ -29,7 +29,7 @@ def broker(kafka: str, redis_url: str) -> Iterator[KafkaBroker]:
     """A broker with topics, groups and keys of its own."""
     prefix = unique("limits") + "-"
     broker = KafkaBroker(kafka, prefix=prefix, group_id=prefix + "workers")
-    backend = RedisBackend(url=redis_url)  # type: ignore[no-untyped-call]  # Dramatiq's gap
+    backend = RedisBackend(url=redis_url)
     own = (Unique(backend, namespace=f"{prefix}unique"), RateLimits(backend, namespace=f"{prefix}limit"))
     for middleware in (CurrentMessage(), Expires(), *own):
         broker.add_middleware(middleware)

@@ -137,10 +137,13 @@ class Duplicate(MiddlewareError):
         self.key = key
 
 
-class LimitsUnreachable(MiddlewareError):
-    """The rate limiter backend does not answer, so that nobody knows whether it is a duplicate; nothing was sent."""
+class LimitsUnreachable(_Said, dramatiq_errors.ConnectionFailed, MiddlewareError):
+    """The rate limiter backend does not answer, so that nobody knows whether it is a duplicate; nothing was sent.
 
-    retryable: ClassVar[bool] = True
+    A connection error in Dramatiq's eyes, so that an ack that waits for such a send is tried again.
+    """
+
+    retryable = True
 
 
 class Recalled(SkipMessage):

@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
 from dramatiq.errors import ActorNotFound, Retry
-from dramatiq.middleware import SkipMessage
+from dramatiq.middleware import MiddlewareError, SkipMessage
 
 from brokers import records
 from brokers.dead_letters import dead_letter
-from brokers.errors import Abort, ConsumerStopped, DeliveryRefused, Dropped, KafkaError, ParkingFailed, Undecodable
+from brokers.errors import (
+    Abort,
+    ConsumerStopped,
+    DeliveryRefused,
+    Dropped,
+    Duplicate,
+    KafkaError,
+    LimitsUnreachable,
+    ParkingFailed,
+    Undecodable,
+)
 
 
 if TYPE_CHECKING:
@@ -178,7 +188,7 @@ class Reader(dramatiq.Consumer):
         """Done, once all that followed from it is sent: else it would be lost with its retry or callback.
 
         Raises:
-          Unreachable, DeliveryUnknown, ParkingFailed: nothing has changed, and Dramatiq calls again.
+          Unreachable, DeliveryUnknown, LimitsUnreachable, ParkingFailed: nothing has changed, and Dramatiq calls again.
         """
         ours = _ours(message)
         self._send_owed(ours)
@@ -210,7 +220,11 @@ class Reader(dramatiq.Consumer):
         while message.owed:
             try:
                 self._send(*message.owed[0])
-            except KafkaError as exc:
+            except Duplicate as exc:
+                logger.info("kafka_send_not_owed record=%s: %s", message.record, exc)
+            except LimitsUnreachable:
+                raise
+            except (KafkaError, MiddlewareError) as exc:
                 message.send_error = exc
             del message.owed[0]
 

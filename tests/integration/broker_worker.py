@@ -92,7 +92,8 @@ class Crew:
     def lines(self) -> list[Line]:
         """All that was written until now, in its order."""
         text = self._log.read_text() if self._log.exists() else ""
-        words = (line.split() for line in text.splitlines())
+        whole = text[: text.rfind("\n") + 1]  # of a line that is just being written a reader may see the first part
+        words = (line.split() for line in whole.splitlines())
         return [Line(what, int(number), int(pid)) for what, number, pid in words]
 
     def ended(self) -> Counter[int]:

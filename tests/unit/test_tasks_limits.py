@@ -27,7 +27,7 @@ def test_limits_are_there_where_redis_is() -> None:
 def test_without_redis_an_actor_that_needs_it_is_refused() -> None:
     """By name, when it is declared: not by being ignored."""
     app = App(Settings(REDIS_URL=None))
-    with pytest.raises(ValueError, match="options are undefined.*unique_for"):
+    with pytest.raises(ValueError, match=r"options are undefined.*unique_for"):
 
         @dramatiq.actor(broker=app.broker, **OPTIONS)
         def work() -> None: ...

@@ -160,6 +160,8 @@ class KafkaBroker(dramatiq.Broker):
     def _refuse_taken(self, queue: Queue) -> None:
         if q_name(queue.name) != queue.name:
             raise WrongTopic(f"queue {queue.name!r} cannot be declared: .DQ and .XQ at the end belong to other queues")
+        if queue.topic.name in {self.control_topic.name, self.delayed_topic.name}:
+            raise WrongTopic(f"queue {queue.name!r} cannot be declared: topic {queue.topic.name!r} is the broker's own")
         for other in self.queues.values():
             if (other.topic.name, other.group_id) == (queue.topic.name, queue.group_id):
                 raise WrongTopic(

@@ -143,7 +143,7 @@ class Station:
 
     def _pause_or_resume(self, buffer: Buffer) -> None:
         pause = self._orders.pauses.get(buffer.queue.name)
-        if pause is not None and buffer.paused is None:
+        if pause is not None and (buffer.paused is None or buffer.paused.since != pause.at_ms / 1000):
             buffer.pause(pause.at_ms / 1000, f"paused{': ' if pause.reason else ''}{pause.reason}")
             logger.info("kafka_queue_paused queue=%s reason=%s", buffer.queue.name, pause.reason)
         elif pause is None and buffer.paused is not None:

@@ -73,18 +73,14 @@ def test_a_message_is_seen_aborted_and_a_queue_paused(broker: KafkaBroker, contr
         shown = control("inspect", "--timeout", "0.5").stdout
         assert message.message_id in shown
         assert f"{broker.prefix}default" not in shown  # nothing is blocked
-        assert len(answer(control("ping", "--json", "--timeout", "0.5"))["workers"]) == 1
         assert answer(control("abort", message.message_id, "--json")) == {"revoked": message.message_id, "cancelled": 0}
         assert aborted.wait(10)
         assert answer(control("pause", "default", "--reason", "night", "--json")) == {"paused": "default"}
         listed = answer(control("list", "--json"))
         assert [(one["queue"], one["reason"]) for one in listed["pauses"]] == [("default", "night")]
         assert [(one["name"], one["abort"]) for one in listed["revocations"]] == [(message.message_id, True)]
-        assert "night" in control("list").stdout
         assert answer(control("resume", "default", "--json")) == {"queue": "default", "was_paused": True}
-        assert control("resume", "default").stdout == "default was not paused.\n"
         assert control("unrevoke", message.message_id).stdout == "Ended revocations: 1.\n"
-        assert control("list").stdout == "Nothing is paused, and nothing revoked.\n"
     finally:
         worker.stop()
 

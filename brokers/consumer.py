@@ -200,6 +200,7 @@ class GroupConsumer:
             self._closing.wait(BUSY_POLL_S)
             return
         message = self._client.poll(self._patience())
+        self.member_id = self.member_id or self._client.memberid() or ""  # one without partitions is not called back
         if message is not None:
             self._receive([message])  # before `consume`, in which a rebalance may take the partition away
             self._receive(self._client.consume(CHUNK, 0))
@@ -344,6 +345,7 @@ class GroupConsumer:
         for assignment in self._held(places):
             self._drop(assignment)
         client.incremental_unassign(places)
+        self.member_id = ""
         logger.warning("kafka_partitions_lost group=%s partitions=%s", self.group_id, _names(places))
 
     def _held(self, places: list[TopicPartition]) -> list[Assignment]:

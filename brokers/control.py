@@ -226,8 +226,11 @@ class Control:
         groups = {self._broker.group_id, *(queue.group_id for queue in self._broker.queues.values())}
         groups |= {group for worker in workers for group in worker.groups}
         answered = {member for worker in workers for member in worker.groups.values()}
+        joining = {group for worker in workers for group, member in worker.groups.items() if not member}
         members = [member for group in sorted(groups) for member in self._members(group)]
-        return [one for one in members if one.member_id not in answered and self._may_be_ours(one)]
+        silent = [one for one in members if one.member_id not in answered and self._may_be_ours(one)]
+        # Whoever has answered and does not know its own name yet is one of those that hold nothing.
+        return [one for one in silent if one.partitions or one.group not in joining]
 
     def _may_be_ours(self, member: SilentMember) -> bool:
         """A group may serve several prefixes, and whoever holds nothing may be of any of them."""

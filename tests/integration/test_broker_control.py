@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -213,15 +214,22 @@ def ended(broker: KafkaBroker) -> list[bytes]:
 
 
 def test_whoever_waits_for_a_revoked_message_is_told(kafka: str) -> None:
-    """A failure, not a value: one that waited, and one that was delayed."""
+    """A failure, not a value: of one that waited, one that was delayed, and one that ran."""
     prefix = unique("told") + "-"
     broker = KafkaBroker(kafka, prefix=prefix, group_id=prefix + "workers")
-    backend = StubBackend()
+    backend, began = StubBackend(), threading.Event()
     broker.add_middleware(Results(backend=backend))  # type: ignore[no-untyped-call]  # Dramatiq's gap
 
     @dramatiq.actor(broker=broker, store_results=True)
     def work() -> int:
         return 1
+
+    @dramatiq.actor(broker=broker, store_results=True)
+    def busy() -> None:
+        began.set()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
 
     late, waiting = work.send_with_options(delay=3_600_000), work.send()
     assert broker.control.revoke(late.message_id) == 1
@@ -233,11 +241,16 @@ def test_whoever_waits_for_a_revoked_message_is_told(kafka: str) -> None:
         for message in (late, waiting):
             with pytest.raises(ResultFailure, match="revoked by id"):
                 message.get_result(backend=backend, block=True, timeout=20_000)
+        running = busy.send()
+        assert began.wait(20)
+        broker.control.abort(actor="busy")
+        with pytest.raises(ResultFailure, match="Abort"):
+            running.get_result(backend=backend, block=True, timeout=20_000)
         assert work.send().get_result(backend=backend, block=True, timeout=20_000) == 1
         broker.join("default", timeout=10_000)
         assert broker.topics.partitions(f"{prefix}default.XQ") is None
         wait_until(lambda: b"revoke/id/old" in ended(broker), 20, "what has expired to be cleared away")
-        assert len(broker.control.orders().revocations) == 2
+        assert len(broker.control.orders().revocations) == 3
     finally:
         worker.stop()
         broker.close()

@@ -15,7 +15,7 @@ from dramatiq import Worker
 import cli
 from brokers import KafkaBroker
 from settings import environment_names
-from tests.support import unique, wait_until
+from tests.support import unique
 
 
 if TYPE_CHECKING:
@@ -53,11 +53,12 @@ def answer(result: Result) -> dict[str, Any]:
 
 def test_a_message_is_seen_aborted_and_a_queue_paused(broker: KafkaBroker, control: Callable[..., Result]) -> None:
     """Every command once: as JSON, and as tables where a person looks."""
-    aborted = threading.Event()
+    began, aborted = threading.Event(), threading.Event()
 
     @dramatiq.actor(broker=broker)
     def work() -> None:
         deadline = time.monotonic() + 30
+        began.set()
         try:
             while time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -69,7 +70,9 @@ def test_a_message_is_seen_aborted_and_a_queue_paused(broker: KafkaBroker, contr
     worker = Worker(broker, worker_timeout=100, worker_threads=1)
     worker.start()
     try:
-        wait_until(lambda: answer(control("inspect", "--json", "--timeout", "0.5"))["workers"][0]["running"], 30)
+        assert began.wait(30)
+        [found] = answer(control("inspect", "--json", "--timeout", "0.5"))["workers"]
+        assert [one["message_id"] for one in found["running"]] == [message.message_id]
         shown = control("inspect", "--timeout", "0.5").stdout
         assert message.message_id in shown
         assert f"{broker.prefix}default" not in shown  # nothing is blocked

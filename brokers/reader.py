@@ -207,7 +207,8 @@ class Reader(dramatiq.Consumer):
         """
         ours = _ours(message)
         self._send_owed(ours)
-        if isinstance(ours._exception, (Dropped, Abort)):  # noqa: SLF001 - Dramatiq has no getter
+        dropped = isinstance(ours._exception, (Dropped, Abort))  # noqa: SLF001 - Dramatiq has no getter
+        if dropped and not ours.ordered:  # nothing is left out of an ordered log
             _buffer(ours).finish(ours.unit)
             return
         passed_over = isinstance(ours._exception, (ActorNotFound, SkipMessage))  # noqa: SLF001 - as above

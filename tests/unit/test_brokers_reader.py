@@ -223,6 +223,17 @@ def test_what_was_dropped_on_purpose_is_done_and_not_parked(reason: BaseExceptio
     assert bench.committed == 1
 
 
+def test_an_ordered_message_is_held_though_its_actor_says_abort() -> None:
+    """Nothing is left out of an ordered log."""
+    bench = Bench(ordered=True).deliver(value())
+    reader = bench.reader()
+    message = taken(reader)
+    message.stuff_exception(Abort())
+    reader.nack(message)
+    assert bench.committed == 0
+    assert bench.buffer.held(bench.assignment) is not None
+
+
 def test_a_report_that_could_not_be_published_repeats_the_message() -> None:
     """What middleware publishes itself cannot be sent for it later: only the whole message again can."""
     bench = Bench().deliver(value())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 import click
 
 from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+from ops.control_cli import control
 from ops.dead_cli import dead
 
 
@@ -44,6 +45,7 @@ def main(*, debug: bool) -> None:
         logging.getLogger().addHandler(logging.NullHandler())
 
 
+main.add_command(control)
 main.add_command(dead)
 
 

@@ -117,6 +117,8 @@ class Unit:
     lane: Lane | None = None
     #: The message as a failed attempt has left it, with its count of retries; without one the record is decoded.
     message: dramatiq.Message[Any] | None = None
+    #: Dramatiq keeps it for later, and then sends it again: a pause does not take it back.
+    asleep: bool = False
 
     @property
     def crashes(self) -> int:
@@ -143,6 +145,7 @@ class Buffer:
         self.stopped: str | None = None
         self.alone = Alone()
         self._suspect: Unit | None = None  # to be handed out alone
+        self.paused: Blocked | None = None
         self._out: set[Unit] = set()  # handed out and not come back, over all assignments, former and recalled ones too
         self._room_at = 0  # how many may be out when it is worth waking who waits for room
 
@@ -236,6 +239,23 @@ class Buffer:
         """The keys of *assignment* that do not go on, and why."""
         return {}
 
+    def pause(self, since: float, reason: str) -> None:
+        """Hand out nothing more, and take back what was handed out and has not begun; what runs ends."""
+        with self.changed:
+            self.paused = Blocked(since, reason, 0)
+            waiting = [u for u in self._out if u in u.assignment.running and not (u.begun or u.asleep)]
+            for unit in sorted(waiting, key=lambda u: (u.assignment.partition, u.records[0].offset), reverse=True):
+                unit.assignment.running.discard(unit)
+                if unit.assignment.alive and unit.assignment.handing_out:
+                    self._put_back(unit)
+            self.changed.notify_all()
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        with self.changed:
+            self.paused = None
+            self.changed.notify_all()
+
     def map_is(self, assignment: Assignment, *, full: bool) -> None:
         """Whether the completion map of *assignment* has room for more gaps."""
 
@@ -265,12 +285,12 @@ class Buffer:
     # The readers' side.
 
     def take(self, limit: int, timeout_s: float) -> Unit | None:
-        """The next unit, or none within *timeout_s*, or none because *limit* units are out already."""
+        """The next unit, or none within *timeout_s*: *limit* units are out already, or the queue is paused."""
         deadline = time.monotonic() + timeout_s
         with self.changed:
             while self.stopped is None:
                 full = len(self._out) >= limit
-                unit = None if full else self._next_or_suspect()
+                unit = None if full or self.paused is not None else self._next_or_suspect()
                 if unit is not None:
                     unit.assignment.running.add(unit)
                     self._out.add(unit)
@@ -297,6 +317,12 @@ class Buffer:
         """Seconds after which `_next` may answer otherwise without anything having happened."""
         return float("inf")
 
+    def keep(self, unit: Unit) -> bool:
+        """Dramatiq keeps *unit* for later; false when it was taken back meanwhile."""
+        with self.changed:
+            unit.asleep = unit in unit.assignment.running
+            return unit.asleep
+
     def begin(self, unit: Unit) -> bool:
         """Work on *unit* begins; false when it was recalled, since it now belongs to somebody else."""
         with self.changed:
@@ -320,12 +346,15 @@ class Buffer:
         """*unit* was handed out and not done: hand it out again, first."""
         with self.changed:
             if self._end(unit) and unit.assignment.handing_out:
-                if unit.alone:
-                    unit.assignment.wait_for(unit.records)
-                    self._suspect = Unit(unit.assignment, unit.records, alone=True)
-                else:
-                    self._back(unit)
+                self._put_back(unit)
             self.changed.notify_all()
+
+    def _put_back(self, unit: Unit) -> None:
+        if unit.alone:
+            unit.assignment.wait_for(unit.records)
+            self._suspect = Unit(unit.assignment, unit.records, alone=True)
+        else:
+            self._back(unit)
 
     def _end(self, unit: Unit) -> bool:
         """*unit* comes back, once; true when that still means something."""

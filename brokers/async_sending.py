@@ -81,6 +81,13 @@ class AsyncSending:
 
     async def message(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         """See `KafkaBroker.enqueue_async`."""
+        try:
+            await self._send(message, delay)
+        except Exception as exc:
+            self._sending.failed(message, exc)
+            raise
+
+    async def _send(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         notes = self._notes_of(asyncio.get_running_loop())
         async with notes.turn:
             pending, posted = await self._post(message, delay, notes)

@@ -74,6 +74,8 @@ class BatchProxy(dramatiq.MessageProxy):
         self.members = Batch(members)  # those that the call is for; what is recalled or skipped leaves
         #: All of them, in their order.
         self.all = list(members)
+        for member in self.all:
+            member.together = True
         self._skipped: dict[int, MiddlewareError] = {}
         super().__init__(
             dramatiq.Message(

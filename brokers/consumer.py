@@ -121,6 +121,7 @@ class GroupConsumer:
         self.failure: BaseException | None = None
         #: Another member has the same seat: a machine that looks like this one.
         self.displaced = False
+        self.member_id = ""  #: Kafka's name for this process in the group, once it has joined
         self._bounds = bounds
         self._drain_s = drain_s
         self._lock = threading.Lock()
@@ -168,14 +169,25 @@ class GroupConsumer:
     def blocked(self) -> dict[str, Blocked]:
         """The partitions that do not go on, and why; a key that does not is named behind its partition."""
         found: dict[str, Blocked | None] = {}
-        for assignment in list(self._assignments.values()):
-            found[str(assignment)] = assignment.blocked or assignment.buffer.held(assignment)
+        for assignment in self.assignments():
+            found[str(assignment)] = (
+                assignment.blocked or assignment.buffer.paused or assignment.buffer.held(assignment)
+            )
             found |= {f"{assignment} {key}": why for key, why in assignment.buffer.held_keys(assignment).items()}
         return {name: blocked for name, blocked in found.items() if blocked is not None}
 
     def assigned(self) -> list[tuple[str, int]]:
         """The partitions held just now, as (topic, partition)."""
         return list(self._assignments)
+
+    def queues(self) -> list[str]:
+        """The queues that are read."""
+        with self._lock:
+            return [buffer.queue.name for buffer in self._buffers.values()]
+
+    def assignments(self) -> list[Assignment]:
+        """The partitions held just now, with what waits and runs of each."""
+        return list(self._assignments.values())
 
     def begin_close(self) -> None:
         """Ask the thread to end; it waits, bounded, for what runs, commits, and leaves the group."""
@@ -231,6 +243,7 @@ class GroupConsumer:
             self._closing.wait(BUSY_POLL_S)
             return
         message = self._client.poll(self._patience())
+        self.member_id = self.member_id or self._client.memberid() or ""  # one without partitions is not called back
         if message is not None:
             self._receive([message])  # before `consume`, in which a rebalance may take the partition away
             self._receive(self._client.consume(CHUNK, 0))
@@ -355,6 +368,7 @@ class GroupConsumer:
 
     def _on_assign(self, client: Client, places: list[TopicPartition]) -> None:
         client.incremental_assign([TopicPartition(p.topic, p.partition, OFFSET_BEGINNING) for p in places])
+        self.member_id = client.memberid() or ""
         if places:
             client.pause(places)
         known = [place for place in places if place.topic in self._buffers]
@@ -398,6 +412,7 @@ class GroupConsumer:
         for assignment in self._held(places):
             self._drop(assignment)
         client.incremental_unassign(places)
+        self.member_id = ""
         logger.warning("kafka_partitions_lost group=%s partitions=%s", self.group_id, _names(places))
 
     def _held(self, places: list[TopicPartition]) -> list[Assignment]:

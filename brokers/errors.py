@@ -14,9 +14,22 @@
         ├── WrongTopic             a topic is not as its queue needs it
         ├── WrongKey               a message's key is neither text nor number
         ├── WrongSetting           Kafka's client does not take its settings
+        ├── ControlRefused         what was asked of all workers cannot be done
         ├── Undecodable            a record is not a message; it is parked
         ├── LetterUnknown          no such dead letter waits
         └── LettersBusy            somebody else replays or purges the same dead letters
+    dramatiq.middleware.MiddlewareError   the only ones that get out of a middleware
+    ├── WrongOption                an option of an actor or a message makes no sense
+    ├── Duplicate                  an equal message was sent a moment ago; this one was not
+    ├── LimitsUnreachable          nobody can say whether it is a duplicate; nothing was sent
+    └── SkipMessage
+        ├── Recalled               taken back before it began; it runs later, or elsewhere
+        ├── PutOff                 over its limit: a copy comes later
+        └── Dropped                taken out on purpose: a failure for whoever waits, and no dead letter
+            ├── Revoked
+            └── Expired
+    dramatiq.middleware.Interrupt
+    └── Abort                      the message that runs was aborted
     StartError
     ├── StartUnknown               the place to start from is out of reach just now
     └── StartRefused               there is no safe place to start from; somebody has to decide
@@ -29,6 +42,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dramatiq import errors as dramatiq_errors
+from dramatiq.middleware import MiddlewareError, SkipMessage
+from dramatiq.middleware.threading import Interrupt
 
 
 class _Said(dramatiq_errors.BrokerError):
@@ -100,6 +115,10 @@ class WrongSetting(KafkaError):
     """Kafka's client does not take its settings; the text says which."""
 
 
+class ControlRefused(KafkaError):
+    """What was asked of all workers cannot be done; the text says why."""
+
+
 class Undecodable(KafkaError):
     """A record is not a message; the text says why."""
 
@@ -111,7 +130,54 @@ class LetterUnknown(KafkaError):
 class LettersBusy(KafkaError):
     """Somebody else has begun to replay or purge the same dead letters."""
 
+
+class WrongOption(MiddlewareError):
+    """An option of an actor or a message makes no sense; the text says what to write instead."""
+
+    retryable: ClassVar[bool] = False
+
+
+class Duplicate(MiddlewareError):
+    """An equal message was sent within the window, and this one was not: *key* is what the two have in common."""
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, text: str, *, key: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+
+class LimitsUnreachable(_Said, dramatiq_errors.ConnectionFailed, MiddlewareError):
+    """The rate limiter backend does not answer, so that nobody knows whether it is a duplicate; nothing was sent.
+
+    A connection error in Dramatiq's eyes, so that an ack that waits for such a send is tried again.
+    """
+
     retryable = True
+
+
+class Recalled(SkipMessage):
+    """The message was handed out and taken back before it began: it runs later, or in another process."""
+
+
+class PutOff(SkipMessage):
+    """The message is over its limit: a copy of it comes later."""
+
+
+class Dropped(SkipMessage):
+    """The message was taken out on purpose.  A failure for whoever waits for its result; nothing to park."""
+
+
+class Revoked(Dropped):
+    """Somebody took the message back."""
+
+
+class Expired(Dropped):
+    """The message has not begun in the time that its sender gave it."""
+
+
+class Abort(Interrupt):
+    """Raised in the thread of an actor whose message was aborted."""
 
 
 class StartError(Exception):

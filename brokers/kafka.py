@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -20,15 +19,19 @@ from brokers.batches import BatchProxy, BatchReader, shared
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
+from brokers.control import Control
 from brokers.delays import delayed_topic, parked_topic
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
 from brokers.letterbox import DeadLetters, dead_letters
+from brokers.orders import control_topic
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
 from brokers.records import Outgoing
+from brokers.running import interruptible
 from brokers.sending import Sending
 from brokers.starts import ASK_KAFKA_S
+from brokers.station import Station
 from brokers.suspects import MAX_CRASHES, Alone
 from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
@@ -44,8 +47,6 @@ if TYPE_CHECKING:
     from brokers.assignment import Blocked
     from brokers.bounds import Place
     from brokers.topics import Decode, Start
-
-logger = logging.getLogger("brokers.kafka")
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
 DELIVERY_TIMEOUT_S = 8.0
@@ -84,6 +85,7 @@ class KafkaBroker(dramatiq.Broker):
 
     producer: Producer
     topics: Topics
+    control: Control  #: what can be said to all workers: `revoke`, `abort`, `pause`, `inspect`, ...
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class KafkaBroker(dramatiq.Broker):
         super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
         self.prefix = prefix
         self.delayed_topic = delayed_topic(prefix)
+        self.control_topic = control_topic(prefix)
         self.group_id = group_id
         self.actor_options |= QUEUE_OPTIONS
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
@@ -123,6 +126,8 @@ class KafkaBroker(dramatiq.Broker):
         self._sending = Sending(self)
         self._async_sending = AsyncSending(self, self._sending)
         self._groups = Groups(self._admin, self.topics, self.delayed, self._timeout_s)
+        self._station = Station(self, lambda: list(self._consumers.values()), timeout_s=self._timeout_s)
+        self.control = Control(self, self._admin, timeout_s=self._timeout_s)
 
     @property
     def client_settings(self) -> dict[str, Any]:
@@ -165,6 +170,8 @@ class KafkaBroker(dramatiq.Broker):
     def _refuse_taken(self, queue: Queue) -> None:
         if q_name(queue.name) != queue.name:
             raise WrongTopic(f"queue {queue.name!r} cannot be declared: .DQ and .XQ at the end belong to other queues")
+        if queue.topic.name in {self.control_topic.name, self.delayed_topic.name}:
+            raise WrongTopic(f"queue {queue.name!r} cannot be declared: topic {queue.topic.name!r} is the broker's own")
         for other in self.queues.values():
             if (other.topic.name, other.group_id) == (queue.topic.name, queue.group_id):
                 raise WrongTopic(
@@ -186,6 +193,7 @@ class KafkaBroker(dramatiq.Broker):
         elif queue.batch is not None:
             actor.fn = shared(actor.fn)
         super().declare_actor(actor)
+        interruptible(actor, lambda: self._station.running)
 
     def get_queue(self, queue_name: str) -> Queue:
         """The queue as declared.  Raises `QueueNotFound`."""
@@ -241,10 +249,13 @@ class KafkaBroker(dramatiq.Broker):
         """
         first = args[0] if args else None
         if isinstance(first, KafkaMessageProxy):
-            if signal == "process_message" and not first.begin():
-                logger.info("kafka_message_recalled record=%s", first.record)
-                raise SkipMessage("its partition has moved to another worker, which runs it")
-            self._emit(super().emit_before, first, signal, *args, **kwargs)
+            try:
+                if signal == "process_message":
+                    self._station.begin(first)
+                self._emit(super().emit_before, first, signal, *args, **kwargs)
+            except SkipMessage as exc:
+                self._station.skipped[type(exc).__name__] += 1
+                raise
         elif isinstance(first, BatchProxy):
             first.before(signal, self.emit_before)
         else:
@@ -256,6 +267,8 @@ class KafkaBroker(dramatiq.Broker):
         """As Dramatiq's; see `emit_before`."""
         first = args[0] if args else None
         if isinstance(first, KafkaMessageProxy):
+            if signal in {"process_message", "skip_message"}:
+                self._station.running.end()
             self._emit(super().emit_after, first, signal, *args, **kwargs)
         elif isinstance(first, BatchProxy):
             first.after(signal, self.emit_after, **kwargs)
@@ -282,14 +295,17 @@ class KafkaBroker(dramatiq.Broker):
         together = [other for other in self._worked_on.get(queue, [queue]) if other.group_id == queue.group_id]
         for other in together:
             self.topics.ensure(other.topic)
+        self._station.listen()
         if not queue.ordered:
             self._start_timers()
         consumer = self._consumer(queue.group_id)
         consumer.open(together)
+        buffer = consumer.buffer(queue)
+        self._station.attend(buffer)
         reader = Reader if queue.ordered or queue.batch is None else BatchReader
         return reader(
             queue,
-            consumer.buffer(queue),
+            buffer,
             park=self.publish,
             send=self._send_late,
             prefetch=prefetch,
@@ -403,6 +419,8 @@ class KafkaBroker(dramatiq.Broker):
             consumer.begin_close()
         for consumer in consumers:
             consumer.close()
+        self._station.close()
+        self.control.close()
         self.producer.close()
         with self._lock:
             self._admin_client = None  # now, and not when the interpreter ends and its threads find no Python

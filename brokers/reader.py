@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
 from dramatiq.errors import ActorNotFound, Retry
-from dramatiq.middleware import SkipMessage
+from dramatiq.middleware import MiddlewareError, SkipMessage
 
 from brokers import records, suspects
 from brokers.dead_letters import bare, dead_letter
-from brokers.errors import ConsumerStopped, DeliveryRefused, KafkaError, ParkingFailed, Undecodable
+from brokers.errors import (
+    Abort,
+    ConsumerStopped,
+    DeliveryRefused,
+    Dropped,
+    Duplicate,
+    KafkaError,
+    LimitsUnreachable,
+    ParkingFailed,
+    Undecodable,
+)
 
 
 if TYPE_CHECKING:
@@ -38,6 +48,9 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
 
     #: Taken back before it began, because its partition has moved: it runs elsewhere, and here nothing may happen.
     recalled = False
+
+    #: One of several that are run in one call.
+    together = False
 
     #: What middleware was told when it tried to send something that cannot be sent.
     send_error: BaseException | None = None
@@ -135,6 +148,9 @@ class Reader(dramatiq.Consumer):
         if unit.lane is not None:
             message.options.pop("eta", None)  # its place is its time: asleep, it would keep its key waiting
         if "eta" in message.options:
+            if not self._buffer.keep(unit):
+                self._buffer.release(unit)
+                return None
             self._asleep = [one for one in self._asleep if one in one.assignment.running] + [unit]
         return KafkaMessageProxy(message, unit)
 
@@ -196,7 +212,7 @@ class Reader(dramatiq.Consumer):
         """Done, once all that followed from it is sent: else it would be lost with its retry or callback.
 
         Raises:
-          Unreachable, DeliveryUnknown, ParkingFailed: nothing has changed, and Dramatiq calls again.
+          Unreachable, DeliveryUnknown, LimitsUnreachable, ParkingFailed: nothing has changed, and Dramatiq calls again.
         """
         ours = _ours(message)
         self._send_owed(ours)
@@ -211,10 +227,17 @@ class Reader(dramatiq.Consumer):
             self._park_failed(ours)
 
     def nack(self, message: dramatiq.MessageProxy) -> None:
-        """Failed for good: parked; on an ordered queue held in its place.  Raises as `ack` does."""
+        """Failed for good: parked; on an ordered queue held in its place.  What was dropped on purpose is done.
+
+        Raises as `ack` does.
+        """
         ours = _ours(message)
         self._send_owed(ours)
-        passed_over = isinstance(ours._exception, (ActorNotFound, SkipMessage))  # noqa: SLF001 - Dramatiq has no getter
+        dropped = isinstance(ours._exception, (Dropped, Abort))  # noqa: SLF001 - Dramatiq has no getter
+        if dropped and not ours.ordered:  # nothing is left out of an ordered log
+            _buffer(ours).finish(ours.unit)
+            return
+        passed_over = isinstance(ours._exception, (ActorNotFound, SkipMessage))  # noqa: SLF001 - as above
         if ours.ordered and not passed_over:
             self._again(ours, _reason(ours))
         else:
@@ -224,7 +247,11 @@ class Reader(dramatiq.Consumer):
         while message.owed:
             try:
                 self._send(*message.owed[0])
-            except KafkaError as exc:
+            except Duplicate as exc:
+                logger.info("kafka_send_not_owed record=%s: %s", message.record, exc)
+            except LimitsUnreachable:
+                raise
+            except (KafkaError, MiddlewareError) as exc:
                 message.send_error = exc
             del message.owed[0]
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brokers import delays, records, replays
-from brokers.errors import DelayRefused
+from brokers.errors import DelayRefused, Duplicate
 from brokers.producer import Pending
 
 
@@ -101,7 +101,15 @@ class Sending(threading.local):
                 self._confirm_batch(self._batch, wait=False)
         except Exception as exc:
             if not self._taken_over(message, delay, exc):
+                self.failed(message, exc)
                 raise
+
+    def failed(self, message: dramatiq.Message[Any], error: Exception) -> None:
+        """Tell middleware that took something for the message: a hook that Dramatiq does not have."""
+        for middleware in self._broker.middleware:
+            after_enqueue_failed = getattr(middleware, "after_enqueue_failed", None)
+            if after_enqueue_failed is not None:
+                after_enqueue_failed(self._broker, message, error)
 
     def _prepare(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
         broker = self._broker
@@ -155,6 +163,8 @@ class Sending(threading.local):
         served = self.served
         if served is None:
             return False
+        if isinstance(error, Duplicate):  # what should follow is known already
+            return True
         if getattr(error, "retryable", False):
             logger.warning("kafka_send_owed record=%s message_id=%s: %s", served.record, message.message_id, error)
             served.owed.append((message, delay))
@@ -193,6 +203,7 @@ class Sending(threading.local):
                 self._confirm(posted)
             except Exception as exc:  # noqa: BLE001 - the others still need their answer
                 if not self._taken_over(posted.message, posted.delay, exc):
+                    self.failed(posted.message, exc)
                     batch.errors.append(exc)
 
     def record(self, record: Outgoing, spec: TopicSpec) -> Delivery:

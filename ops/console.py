@@ -36,6 +36,7 @@ EXIT_CODES = {
     "tasks.errors.CommandRefused": 4,
     "tasks.errors.CommandRejected": 4,
     "replica.errors.QueryRejected": 4,
+    "brokers.errors.ControlRefused": 4,
     "tasks.errors.OptionUnknown": 2,
     "replica.errors.ValueNotEncodable": 2,
     "replica.errors.ValueNotDecodable": 2,

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from dramatiq.middleware import CurrentMessage, default_middleware
 
 from brokers import KafkaBroker
+from brokers.expiry import Expires
+from brokers.limits import RateLimits
 from brokers.replies import Replies
 from brokers.topics import DAY_S, FOR_EVER, TopicSpec
+from brokers.unique import Unique
 from replica.driver import connect
 from replica.query import Queries
 from tasks import wire
@@ -85,8 +88,28 @@ class App:
             prefix=self.settings.topic_prefix,
             group_id=self.settings.query_group_id,
             group_protocol=self.settings.consumer_protocol,
-            middleware=[*(m() for m in default_middleware), CurrentMessage(), CommandGuard(COMMANDS), *self._results()],
+            middleware=[
+                *(m() for m in default_middleware),
+                CurrentMessage(),
+                CommandGuard(COMMANDS),
+                Expires(),
+                *self._limits(),
+                *self._results(),
+            ],
         )
+
+    def _limits(self) -> list[dramatiq.Middleware]:
+        """For actors that ask to be unique or limited, where Redis is at hand; no other actor is touched."""
+        if self.settings.redis_url is None:
+            return []
+        from dramatiq.rate_limits.backends.redis import RedisBackend  # noqa: PLC0415 - only where it is wanted
+
+        backend = RedisBackend(url=self.settings.redis_url)  # type: ignore[no-untyped-call]  # Dramatiq's gap
+        prefix = self.settings.topic_prefix
+        return [
+            Unique(backend, namespace=f"{prefix}unique"),
+            RateLimits(backend, namespace=f"{prefix}limit"),
+        ]
 
     def _results(self) -> list[dramatiq.Middleware]:
         """Dramatiq's own results, for ordinary actors on this broker, where Redis is at hand."""

@@ -72,6 +72,8 @@ def make_broker(servers: str, prefix: str, protocol: str = "classic", *, body_s:
 class Crew:
     """Worker processes that are started and killed, and the log that they share."""
 
+    module = "tests.integration.broker_worker"
+
     def __init__(
         self,
         servers: str,
@@ -88,7 +90,7 @@ class Crew:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Another worker."""
-        command = [sys.executable, "-m", "tests.integration.broker_worker", *self._arguments]
+        command = [sys.executable, "-m", self.module, *self._arguments]
         environment = os.environ | {"WORKER_LOG": str(self._log)}
         with self._log.with_suffix(".err").open("ab") as err:
             member = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=err, stderr=err)
@@ -110,7 +112,8 @@ class Crew:
     def lines(self) -> list[Line]:
         """All that was written until now, in its order."""
         text = self._log.read_text() if self._log.exists() else ""
-        words = (line.split() for line in text.splitlines())
+        whole = text[: text.rfind("\n") + 1]  # of a line that is just being written a reader may see the first part
+        words = (line.split() for line in whole.splitlines())
         return [Line(what, int(number), int(pid)) for what, number, pid in words]
 
     def ended(self) -> Counter[int]:

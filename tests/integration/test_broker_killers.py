@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dramatiq
 import pytest
 from confluent_kafka import TopicPartition
 from dramatiq import Worker
+from msgspec.structs import replace
 
 from brokers import KafkaBroker
 from brokers.clients import Consumer

@@ -111,6 +111,13 @@ class ParallelMachine(RuleBasedStateMachine):
     def fill_map(self, partition: int, full: bool) -> None:
         self.buffer.map_is(self.assigned[partition], full=full)
 
+    @rule()
+    def pause_for_a_moment(self) -> None:
+        """What was handed out and has not begun is taken back, and handed out again."""
+        self.buffer.pause(0, "paused")
+        assert self.buffer.take(99, 0) is None
+        self.buffer.resume()
+
     @rule(partition=st.integers(0, 2))
     def hand_over(self, partition: int) -> None:
         """The partition moves away, gracefully, and the next owner is this same buffer."""
@@ -234,6 +241,13 @@ class OrderedMachine(RuleBasedStateMachine):
         self.buffer.finish(unit)
         self.buffer.release(unit)
         assert self.buffer.held(self.assignment) == held
+
+    @rule()
+    def pause_for_a_moment(self) -> None:
+        """What was handed out and has not begun is taken back, and handed out again."""
+        self.buffer.pause(0, "paused")
+        assert self.buffer.take(99, 0) is None
+        self.buffer.resume()
 
     @rule()
     def move(self) -> None:
@@ -419,3 +433,42 @@ def test_a_reader_that_waits_is_woken_by_a_delivery_and_by_the_end() -> None:
     assert buffer.take(2, 10) is None
     assert buffer.stopped == "over"
     assert time.monotonic() - began < 5
+
+
+def test_a_paused_queue_takes_back_what_has_not_begun_in_its_order() -> None:
+    """What runs ends; what Dramatiq keeps for later stays with it; everything else comes again as before."""
+    buffer = ParallelBuffer(parallel_queue())
+    started(buffer, 5)
+    units = [unit for _ in range(4) if (unit := buffer.take(9, 0)) is not None]
+    assert buffer.begin(units[0])
+    assert buffer.keep(units[1])
+    buffer.pause(5.0, "paused: maintenance")
+    assert [buffer.begin(unit) for unit in units[2:]] == [False, False]
+    for unit in units:
+        buffer.finish(unit)
+    assert buffer.take(9, 0) is None
+    buffer.resume()
+    again = [unit.records[0].offset for _ in range(3) if (unit := buffer.take(9, 0)) is not None]
+    assert again == [2, 3, 4]
+
+
+def test_a_paused_queue_sleeps() -> None:
+    """A reader waits its time-out without looking again and again, and `resume` wakes it."""
+    buffer = OrderedBuffer(ordered_queue())
+    started(buffer, 3)
+    buffer.pause(5.0, "paused")
+    before = time.thread_time()
+    assert buffer.take(9, 0.3) is None
+    assert time.thread_time() - before < 0.05
+    threading.Timer(0.02, buffer.resume).start()
+    assert buffer.take(9, 10) is not None
+
+
+def test_what_a_pause_has_taken_back_is_not_kept_for_later() -> None:
+    """The pause came first: the reader must not leave it with Dramatiq, which would send it a second time."""
+    buffer = ParallelBuffer(parallel_queue())
+    started(buffer, 1)
+    unit = buffer.take(9, 0)
+    assert unit is not None
+    buffer.pause(5.0, "paused")
+    assert not buffer.keep(unit)

@@ -137,6 +137,13 @@ def test_names_of_delay_and_dead_letter_queues_are_taken(broker: KafkaBroker, na
         broker.declare_queue(name)
 
 
+@pytest.mark.parametrize("name", ["control", "delayed"])
+def test_the_brokers_own_topics_are_taken(broker: KafkaBroker, name: str) -> None:
+    """Messages there would be read as something else."""
+    with pytest.raises(WrongTopic, match="the broker's own"):
+        broker.declare_queue(name)
+
+
 def test_two_queues_of_a_group_cannot_share_a_topic(broker: KafkaBroker) -> None:
     """Each would get a part of the other's messages; two groups get all of them, each."""
     broker.declare_queue("a", topic=TopicSpec("t"))

@@ -8,12 +8,24 @@ from typing import Any
 
 import dramatiq
 import pytest
-from dramatiq.errors import ActorNotFound, Retry
+from dramatiq.errors import ActorNotFound, ConnectionFailed, Retry
 from dramatiq.middleware import SkipMessage
 
 from brokers.assignment import Assignment, Buffer
 from brokers.crashes import Past, Watch
-from brokers.errors import ConsumerStopped, DelayRefused, DeliveryRefused, KafkaError, ParkingFailed, Unreachable
+from brokers.errors import (
+    Abort,
+    ConsumerStopped,
+    DelayRefused,
+    DeliveryRefused,
+    Duplicate,
+    Expired,
+    KafkaError,
+    LimitsUnreachable,
+    ParkingFailed,
+    Revoked,
+    Unreachable,
+)
 from brokers.offsets import AckTracker
 from brokers.ordered import OrderedBuffer
 from brokers.parallel import ParallelBuffer
@@ -182,6 +194,45 @@ def test_what_is_owed_and_then_refused_parks_the_message() -> None:
     reader.ack(message)
     assert bench.kafka.sent == [("small", None)]
     assert bench.kafka.told == [("DeliveryRefused", "it ran, and what should follow could not be sent: too large")]
+
+
+def test_what_is_owed_and_known_already_is_not_missed() -> None:
+    """A duplicate needs no second send; while nobody knows whether it is one, the ack waits."""
+    bench = Bench().deliver(value())
+    reader = bench.reader()
+    message = taken(reader)
+    message.owed = [(dramatiq.Message("q", "single", (), {}, {}), None)]
+    bench.kafka.errors = [LimitsUnreachable("no Redis"), Duplicate("known", key="k")]
+    with pytest.raises(ConnectionFailed):  # what Dramatiq tries again after
+        reader.ack(message)
+    assert bench.committed == 0
+    reader.ack(message)
+    assert (bench.kafka.sent, bench.kafka.parked) == ([], [])
+    assert bench.committed == 1
+
+
+@pytest.mark.parametrize("reason", [Revoked("taken back"), Expired("late"), Abort()])
+def test_what_was_dropped_on_purpose_is_done_and_not_parked(reason: BaseException) -> None:
+    """Though it has failed in the eyes of middleware."""
+    bench = Bench().deliver(value())
+    reader = bench.reader()
+    message = taken(reader)
+    message.fail()
+    message.stuff_exception(reason)
+    reader.nack(message)
+    assert bench.kafka.parked == []
+    assert bench.committed == 1
+
+
+def test_an_ordered_message_is_held_though_its_actor_says_abort() -> None:
+    """Nothing is left out of an ordered log."""
+    bench = Bench(ordered=True).deliver(value())
+    reader = bench.reader()
+    message = taken(reader)
+    message.stuff_exception(Abort())
+    reader.nack(message)
+    assert bench.committed == 0
+    assert bench.buffer.held(bench.assignment) is not None
 
 
 def test_a_report_that_could_not_be_published_repeats_the_message() -> None:

@@ -19,6 +19,15 @@ def run(*arguments: str, **environment: str) -> Result:
     return CliRunner().invoke(cli.main, arguments, env=environment)
 
 
+def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Every command, also those of groups inside *group*."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command)
+        else:
+            yield name, command
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -39,6 +48,11 @@ def run(*arguments: str, **environment: str) -> Result:
         (["dead", "replay", "q"], "say which letters"),
         (["dead", "replay", "q", "--all", "1/1"], "say which letters"),
         (["dead", "purge", "q", "--rate", "1"], "No such option"),
+        (["control", "revoke"], "exactly one of"),
+        (["control", "abort", "id", "--actor", "work"], "exactly one of"),
+        (["control", "unrevoke", "--actor", "work", "--queue", "q"], "exactly one of"),
+        (["control", "pause"], "Missing argument 'QUEUE'"),
+        (["control", "inspect", "--timeout", "0"], "0"),
     ],
 )
 def test_wrong_usage_is_exit_code_two_and_says_what_is_wrong(arguments: list[str], says: str) -> None:
@@ -63,16 +77,7 @@ def test_a_wrong_setting_is_an_object_with_json() -> None:
     assert json.loads(result.stdout)["error"]["message"] == "BROKERS: Value error, 'localhost' is not host:port"
 
 
-def every_command(group: click.Group) -> Iterator[tuple[str, click.Command]]:
-    """Those of its groups as well."""
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from every_command(command)
-        else:
-            yield name, command
-
-
 def test_every_command_takes_json() -> None:
     """As the README says."""
-    for name, command in every_command(cli.main):
+    for name, command in commands(cli.main):
         assert any("--json" in parameter.opts for parameter in command.params), name

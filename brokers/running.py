@@ -1,0 +1,134 @@
+"""What runs in this process, and how an actor is interrupted.
+
+An exception that is raised in another thread arrives there somewhen later.  Outside the actor it would hit Dramatiq's
+worker loop, or an ack, and end the thread; so every actor's function is wrapped, an exception is raised only while a
+thread is inside, and what has not arrived when it leaves is taken back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dramatiq.middleware.threading import raise_thread_exception
+
+from brokers.delays import now_ms
+from brokers.errors import Abort
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import dramatiq
+
+    from brokers.reader import KafkaMessageProxy
+
+R = TypeVar("R")
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A message that runs, in which thread, and since when (milliseconds of the wall clock)."""
+
+    message: KafkaMessageProxy
+    thread: int
+    since_ms: int
+    #: Its thread is inside the actor's function, where it may be interrupted.
+    inside: bool = False
+    aborted: bool = False
+
+
+class Running:
+    """The messages that run in this process.  Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: dict[int, Job] = {}  # by thread
+
+    def begin(self, message: KafkaMessageProxy, check: Callable[[], None]) -> None:
+        """*message* runs in this thread from now on, unless *check* raises.
+
+        Nobody aborts in between: what was said before is seen by *check*, what is said after it finds the job.
+        """
+        thread = threading.get_ident()
+        with self._lock:
+            check()
+            self._jobs[thread] = Job(message, thread, now_ms())
+
+    def end(self) -> None:
+        """What ran in this thread does so no more."""
+        with self._lock:
+            self._jobs.pop(threading.get_ident(), None)
+
+    def jobs(self) -> list[Job]:
+        """What runs just now, the older first."""
+        with self._lock:
+            return sorted(self._jobs.values(), key=lambda job: job.since_ms)
+
+    def abort(self, change: Callable[[], None], covers: Callable[[KafkaMessageProxy], bool]) -> list[Job]:
+        """Make *change*, which keeps messages from beginning, and interrupt those that run; the jobs.
+
+        A batch is not interrupted: the call is for other messages, too.
+        """
+        with self._lock:
+            change()
+            found = [
+                job for job in self._jobs.values() if not (job.aborted or job.message.together) and covers(job.message)
+            ]
+            for job in found:
+                job.aborted = True
+                if job.inside:
+                    raise_thread_exception(job.thread, Abort)  # type: ignore[no-untyped-call]  # Dramatiq's gap
+        return found
+
+    def run(self, fn: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """Call *fn*, the function of an actor, so that it can be interrupted."""
+        job = self._jobs.get(threading.get_ident())
+        if job is None or job.inside:  # no worker's thread, or an actor that is called as a function
+            return fn(*args, **kwargs)
+        try:
+            try:
+                self._enter(job)
+                return fn(*args, **kwargs)
+            finally:
+                self._leave(job)
+        except Abort:
+            _fail(job.message)
+            raise
+
+    def _enter(self, job: Job) -> None:
+        with self._lock:
+            job.inside = True
+            if job.aborted:
+                raise Abort
+
+    def _leave(self, job: Job) -> None:
+        """An exception that arrives just here interrupts nothing any more."""
+        while job.inside:
+            try:
+                with self._lock:
+                    if job.aborted:
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(job.thread), None)
+                    job.inside = False
+            except Abort:
+                continue
+
+
+def interruptible(actor: dramatiq.Actor[Any, Any], running: Callable[[], Running]) -> None:
+    """Let *actor* be interrupted in every process; *running* is that of the process that asks."""
+    fn = actor.fn
+
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return running().run(fn, *args, **kwargs)
+
+    actor.fn = run
+
+
+def _fail(message: KafkaMessageProxy) -> None:
+    """So that it is neither tried again nor told as an error of the actor; see Dramatiq's `Retries`."""
+    message.fail()
+    message.options["throws"] = Abort

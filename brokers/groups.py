@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from confluent_kafka.admin import AdminClient
 
-    from brokers.topics import Queue, Topics
+    from brokers.topics import Queue, Topics, TopicSpec
     from brokers.waiting import Waiting
 
 #: Seconds between two looks at a queue that is waited for.
@@ -32,10 +32,12 @@ class Groups:
         self,
         admin: Callable[[], AdminClient],
         topics: Topics,
+        delayed_topic: TopicSpec,
         delayed: Callable[[], Waiting],
         timeout_s: float,
     ) -> None:
         self._admin = admin
+        self._delayed_topic = delayed_topic
         self._delayed = delayed
         self._topics = topics
         self._timeout_s = timeout_s
@@ -46,7 +48,7 @@ class Groups:
         Raises:
           Unreachable, WrongTopic: see `brokers.errors`.
         """
-        ends, done = self._ends(queue), self._commits(queue)
+        ends, done = self._ends(queue.topic), self._commits(queue)
         return sum(end - max(done.get(partition, 0), start) for partition, (start, end) in ends.items())
 
     def join(self, queue: Queue, timeout_s: float | None) -> None:
@@ -63,10 +65,12 @@ class Groups:
 
     def _settled(self, queue: Queue) -> bool:
         """Whether nothing is delayed, and nothing was delayed or fired while the queue itself was looked at."""
-        before = self._delayed()
-        if any(entry.due.topic == queue.topic.name for entry in before.entries):
+        before = self._ends(self._delayed_topic)
+        nothing_ever = all(first == end for first, end in before.values())
+        if not nothing_ever and any(entry.due.topic == queue.topic.name for entry in self._delayed().entries):
             return False
-        return not self.left(queue) and self._delayed().records == before.records
+        # Firing writes there, too, and so does its commit: while the ends stay, nothing has moved between the two.
+        return not self.left(queue) and self._ends(self._delayed_topic) == before
 
     def skip_to_end(self, queue: Queue) -> None:
         """Move the group's offsets to the ends of the topic.
@@ -75,7 +79,7 @@ class Groups:
           WrongTopic: a member of the group is reading the queue.
           Unreachable: see `brokers.errors`.
         """
-        ends = [TopicPartition(queue.topic.name, p, end) for p, (_, end) in self._ends(queue).items()]
+        ends = [TopicPartition(queue.topic.name, p, end) for p, (_, end) in self._ends(queue.topic).items()]
         request = GroupPartitions(queue.group_id, ends)
         future = self._admin().alter_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
         try:
@@ -88,19 +92,19 @@ class Groups:
                     f"queue {queue.name!r} is being read; stop the workers of group {queue.group_id!r} first"
                 )
 
-    def _ends(self, queue: Queue) -> dict[int, tuple[int, int]]:
+    def _ends(self, topic: TopicSpec) -> dict[int, tuple[int, int]]:
         """First offset and end of each partition."""
-        places = [(place.topic, place.partition) for place in self._partitions(queue)]
+        places = [(place.topic, place.partition) for place in self._partitions(topic)]
         found = bounds(self._admin(), places, self._timeout_s)
         if len(found) < len(places):
-            raise Unreachable(f"Kafka does not tell where the log of {queue.topic.name!r} ends")
-        return {partition: found[topic, partition] for topic, partition in places}
+            raise Unreachable(f"Kafka does not tell where the log of {topic.name!r} ends")
+        return {partition: found[topic.name, partition] for _, partition in places}
 
-    def _partitions(self, queue: Queue) -> list[TopicPartition]:
-        return [TopicPartition(queue.topic.name, p) for p in range(self._topics.ensure(queue.topic))]
+    def _partitions(self, topic: TopicSpec) -> list[TopicPartition]:
+        return [TopicPartition(topic.name, p) for p in range(self._topics.ensure(topic))]
 
     def _commits(self, queue: Queue) -> dict[int, int]:
-        request = GroupPartitions(queue.group_id, self._partitions(queue))
+        request = GroupPartitions(queue.group_id, self._partitions(queue.topic))
         future = self._admin().list_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
         try:
             return {place.partition: place.offset for place in future.result(self._timeout_s).topic_partitions}

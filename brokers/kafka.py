@@ -112,7 +112,7 @@ class KafkaBroker(dramatiq.Broker):
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
-        self._groups = Groups(self._admin, self.topics, self.delayed, self._timeout_s)
+        self._groups = Groups(self._admin, self.topics, self.delayed_topic, self.delayed, self._timeout_s)
 
     @property
     def client_settings(self) -> dict[str, Any]:

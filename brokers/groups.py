@@ -95,9 +95,12 @@ class Groups:
     def _ends(self, topic: TopicSpec) -> dict[int, tuple[int, int]]:
         """First offset and end of each partition."""
         places = [(place.topic, place.partition) for place in self._partitions(topic)]
-        found = bounds(self._admin(), places, self._timeout_s)
-        if len(found) < len(places):
-            raise Unreachable(f"Kafka does not tell where the log of {topic.name!r} ends")
+        deadline = time.monotonic() + self._timeout_s
+        # A topic that was just made has leaders that do not know it yet.
+        while len(found := bounds(self._admin(), places, self._timeout_s)) < len(places):
+            if time.monotonic() >= deadline:
+                raise Unreachable(f"Kafka does not tell where the log of {topic.name!r} ends")
+            time.sleep(JOIN_EVERY_S)
         return {partition: found[topic.name, partition] for _, partition in places}
 
     def _partitions(self, topic: TopicSpec) -> list[TopicPartition]:

@@ -65,7 +65,7 @@ class KafkaBroker(dramatiq.Broker):
 
     A delayed message lies on the topic ``<prefix>delayed`` until its time; any worker of the same prefix fires it.
 
-    Limits: messages of ordered queues cannot be delayed; gevent is not supported.
+    Limits: messages of ordered queues cannot be delayed; gevent is refused.
 
     Parameters:
       bootstrap_servers: ``host:port,host:port``.
@@ -75,6 +75,9 @@ class KafkaBroker(dramatiq.Broker):
       delivery_timeout_s: seconds within which Kafka has to confirm a send.
       group_protocol: ``classic`` or ``consumer`` (KIP-848).
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
+
+    Raises:
+      WrongSetting: gevent has replaced Python's threads.
     """
 
     producer: Producer
@@ -91,6 +94,7 @@ class KafkaBroker(dramatiq.Broker):
         group_protocol: str = "classic",
         **client: Any,
     ) -> None:
+        clients.refuse_gevent()
         super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
         self.prefix = prefix
         self.delayed_topic = delayed_topic(prefix)
@@ -168,11 +172,13 @@ class KafkaBroker(dramatiq.Broker):
           WrongTopic: its queue options contradict another actor's, or an ordered actor wants to be retried elsewhere in
             the log.
         """
+        self.emit_before("declare_actor", actor)
         options = {name: actor.options[name] for name in QUEUE_OPTIONS if name in actor.options}
         self.declare_queue(actor.queue_name, **options)
         if self.queues[actor.queue_name].ordered:
             _pin(actor)
-        super().declare_actor(actor)
+        self.actors[actor.actor_name] = actor
+        self.emit_after("declare_actor", actor)
 
     def get_queue(self, queue_name: str) -> Queue:
         """The queue as declared.  Raises `QueueNotFound`."""

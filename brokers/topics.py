@@ -95,6 +95,7 @@ class Queue:
     succeeds.
     *start*: where to begin, asked at every assignment and after every failure; without it Kafka's commit decides.
     *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
+    *parked_on*: the dead-letter topic, where that is not ``<topic>.XQ``.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Queue:
     batch: int | None = None
     start: Start | None = field(default=None, compare=False)
     decode: Decode | None = field(default=None, compare=False)
+    parked_on: str | None = None
 
     def __post_init__(self) -> None:
         if self.ordered and not (self.topic.exact and self.topic.partitions == 1):
@@ -116,7 +118,8 @@ class Queue:
     @property
     def dead_letters(self) -> TopicSpec:
         """The topic on which this queue's messages are parked."""
-        return TopicSpec(f"{self.topic.name}.XQ", self.topic.partitions, 30 * DAY_S, max_message_bytes=PARKED_BYTES)
+        name = self.parked_on or f"{self.topic.name}.XQ"
+        return TopicSpec(name, self.topic.partitions, 30 * DAY_S, max_message_bytes=PARKED_BYTES)
 
 
 class Topics:

@@ -95,9 +95,9 @@ class Buffer:
     Any thread.  Methods whose names begin with an underscore are called with the condition held.
     """
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, changed: threading.Condition | None = None) -> None:
         self.queue = queue
-        self.changed = threading.Condition()
+        self.changed = changed or threading.Condition()
         self.stopped: str | None = None
         self._out: set[Unit] = set()  # handed out and not come back, over all assignments, former and recalled ones too
 

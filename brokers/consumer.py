@@ -130,7 +130,8 @@ class GroupConsumer:
         with self._lock:
             buffer = self._buffers.get(queue.topic.name)
             if buffer is None:
-                buffer = OrderedBuffer(queue) if queue.ordered else ParallelBuffer(queue)
+                levels = (other.changed for other in self._buffers.values() if other.queue.name == queue.name)
+                buffer = OrderedBuffer(queue) if queue.ordered else ParallelBuffer(queue, next(levels, None))
                 buffer.stopped = self._ended
                 self._buffers[queue.topic.name] = buffer
         return buffer

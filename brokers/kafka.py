@@ -14,7 +14,7 @@ from dramatiq.common import q_name
 from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
-from brokers import clients
+from brokers import clients, priorities
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
@@ -47,7 +47,7 @@ logger = logging.getLogger("brokers.kafka")
 DELIVERY_TIMEOUT_S = 8.0
 
 #: Actor options that describe the queue, not the actor.
-QUEUE_OPTIONS = frozenset({"ordered", "batch"})
+QUEUE_OPTIONS = frozenset({"ordered", "batch", "max_priority"})
 
 #: Actor options that would make a failed message leave its place.
 RETRY_OPTIONS = ("max_retries", "retry_when", "on_retry_exhausted")
@@ -60,8 +60,9 @@ class KafkaBroker(dramatiq.Broker):
     ``<prefix>q``, made on first use; its failed messages are parked on ``<prefix>q.XQ``.
 
     Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place) and ``batch=n``
-    (an ordered actor gets a list of up to n consecutive messages).  Message option: ``key`` (messages of one key share
-    a partition).
+    (an ordered actor gets a list of up to n consecutive messages); ``max_priority=n`` (levels 0 to n, higher ones
+    first; not for ordered queues).  Message options: ``key`` (messages of one key share a partition) and
+    ``broker_priority`` (the level).
 
     A delayed message lies on the topic ``<prefix>delayed`` until its time; any worker of the same prefix fires it.
 
@@ -135,22 +136,23 @@ class KafkaBroker(dramatiq.Broker):
         batch: int | None = None,
         start: Start | None = None,
         decode: Decode | None = None,
+        max_priority: int | None = None,
     ) -> None:
         """Declare a queue; again, with nothing or the same, changes nothing.
 
         Raises:
           WrongTopic: it is declared with other properties already; they do not fit together; its topic is taken.
         """
+        options: dict[str, Any] = {"batch": batch, "start": start, "decode": decode, "max_priority": max_priority}
         known = self.queues.get(queue_name)
         if known is not None:
-            given = {"topic": topic, "group_id": group_id, "batch": batch, "start": start, "decode": decode}
-            _agree(known, given | {"ordered": ordered or None})
+            _agree(known, options | {"topic": topic, "group_id": group_id, "ordered": ordered or None})
             return
         if topic is None:
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or self.group_id
-        queue = Queue(queue_name, topic, group_id, ordered=ordered, batch=batch, start=start, decode=decode)
+        queue = Queue(queue_name, topic, group_id, ordered=ordered, **options)
         self._refuse_taken(queue)
         self.emit_before("declare_queue", queue_name)
         self.queues[queue_name] = queue
@@ -159,8 +161,10 @@ class KafkaBroker(dramatiq.Broker):
     def _refuse_taken(self, queue: Queue) -> None:
         if q_name(queue.name) != queue.name:
             raise WrongTopic(f"queue {queue.name!r} cannot be declared: .DQ and .XQ at the end belong to other queues")
+        topics = {level.topic.name for level in queue.levels}
         for other in self.queues.values():
-            if (other.topic.name, other.group_id) == (queue.topic.name, queue.group_id):
+            taken = topics.intersection(level.topic.name for level in other.levels)
+            if taken and other.group_id == queue.group_id:
                 raise WrongTopic(
                     f"queue {queue.name!r} would share topic and group with {other.name!r}: each would get a part"
                 )
@@ -200,8 +204,8 @@ class KafkaBroker(dramatiq.Broker):
         The message gets an attribute ``delivery``: where it is.
 
         Raises:
-          QueueNotFound, Unreachable, DeliveryUnknown, DeliveryRefused, DelayRefused, WrongKey, WrongTopic: see
-            `brokers.errors`.
+          QueueNotFound, Unreachable, DeliveryUnknown, DeliveryRefused, DelayRefused, WrongKey, WrongPriority,
+            WrongTopic: see `brokers.errors`.
         """
         self._sending.message(message, delay)
         return message
@@ -251,10 +255,11 @@ class KafkaBroker(dramatiq.Broker):
           QueueNotFound, Unreachable, WrongTopic, WrongSetting: see `brokers.errors`.
         """
         queue = self.get_queue(queue_name)
-        self.topics.ensure(queue.topic)
+        for level in queue.levels:
+            self.topics.ensure(level.topic)
         if not queue.ordered:
             self._start_timers()
-        buffer = self._consumer(queue.group_id).open(queue)
+        buffer = priorities.opened(queue, self._consumer(queue.group_id).open)
         timeout_s = timeout / 1000
         return Reader(queue, buffer, park=self.publish, send=self._send_late, prefetch=prefetch, timeout_s=timeout_s)
 

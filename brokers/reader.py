@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from brokers.assignment import Buffer, Unit
     from brokers.ordered import OrderedBuffer
+    from brokers.priorities import Levels
     from brokers.records import Outgoing, Record
     from brokers.topics import Queue, TopicSpec
 
@@ -87,7 +88,7 @@ class Reader(dramatiq.Consumer):
     """
 
     def __init__(
-        self, queue: Queue, buffer: Buffer, *, park: Park, send: Send, prefetch: int, timeout_s: float
+        self, queue: Queue, buffer: Buffer | Levels, *, park: Park, send: Send, prefetch: int, timeout_s: float
     ) -> None:
         self._queue = queue
         self._buffer = buffer

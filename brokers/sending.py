@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from brokers import delays, records
 from brokers.errors import DelayRefused
+from brokers.priorities import level_for
 
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Sending(threading.local):
 
     def _post(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
         broker = self._broker
-        queue = broker.get_queue(message.queue_name)
+        queue = level_for(broker.get_queue(message.queue_name), message)
         late = delay is not None and delay > 0
         if late and queue.ordered:
             raise DelayRefused(

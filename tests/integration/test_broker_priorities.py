@@ -12,11 +12,14 @@ from dramatiq.middleware import CurrentMessage
 
 from brokers import KafkaBroker
 from brokers.errors import WrongPriority, WrongTopic
+from brokers.replies import Place, TopicReader
 from tests.support import unique
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from brokers.records import Record
 
 
 @pytest.fixture
@@ -73,6 +76,28 @@ def test_what_is_urgent_overtakes_what_waits(broker: KafkaBroker) -> None:
     assert max(n for n, what in enumerate(place) if what == "urgent") < place.index("plain", 8)
     assert topics.count(f"{broker.prefix}default.p1") == 11
     assert topics.count(f"{broker.prefix}default.p2") == 2
+
+
+def test_what_fails_on_any_level_is_parked_on_one_topic(broker: KafkaBroker) -> None:
+    """With the level's topic among the reasons, so that it can go back to where it was."""
+
+    @dramatiq.actor(broker=broker, max_priority=1, max_retries=0)
+    def fail() -> None:
+        raise ValueError("on purpose")
+
+    for priority in (0, 1):
+        fail.send_with_options(broker_priority=priority)
+    worker = working(broker)
+    broker.join("default", timeout=30_000)
+    worker.stop()
+    spec = broker.get_queue("default").dead_letters
+    found: list[Record] = []
+    places = [Place(spec.name, number, from_start=True) for number in range(broker.topics.ensure(spec))]
+    reader = TopicReader(broker.client_settings, places, found.append, timeout_s=10)
+    assert reader.wait_caught_up(10)
+    reader.close()
+    prefix = broker.prefix.encode()
+    assert sorted(record.headers["xq.topic"] for record in found) == [prefix + b"default", prefix + b"default.p1"]
 
 
 def test_all_levels_are_flushed_and_refuse_what_does_not_fit(broker: KafkaBroker) -> None:

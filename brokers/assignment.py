@@ -8,6 +8,7 @@ that thread.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -139,15 +140,15 @@ class Buffer:
     Any thread.  Methods whose names begin with an underscore are called with the condition held.
     """
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, changed: threading.Condition | None = None) -> None:
         self.queue = queue
-        self.changed = threading.Condition()
+        self.changed = changed or threading.Condition()
         self.stopped: str | None = None
         self.alone = Alone()
         self._suspect: Unit | None = None  # to be handed out alone
         self.paused: Blocked | None = None
         self._out: set[Unit] = set()  # handed out and not come back, over all assignments, former and recalled ones too
-        self._room_at = 0  # how many may be out when it is worth waking who waits for room
+        self._room_at = sys.maxsize  # how many may be out when it is worth waking who waits for room
 
     @property
     def outstanding(self) -> int:
@@ -300,7 +301,7 @@ class Buffer:
                     break
                 # A quarter of the limit at once: to be woken for every single one costs more than taking it.
                 self._room_at = limit - max(limit // 4, 1) if full else limit
-                self.changed.wait(min(left, self._due_in(time.monotonic())))
+                self.changed.wait(min(left, self.due_in(time.monotonic())))
         return None
 
     def _next_or_suspect(self) -> Unit | None:
@@ -313,7 +314,7 @@ class Buffer:
     def _next(self, now: float) -> Unit | None:
         raise NotImplementedError
 
-    def _due_in(self, now: float) -> float:
+    def due_in(self, now: float) -> float:
         """Seconds after which `_next` may answer otherwise without anything having happened."""
         return float("inf")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from brokers.assignment import Buffer, Unit
+    from brokers.priorities import Levels
     from brokers.topics import Queue
 
     #: Tells middleware: `Broker.emit_before` or `emit_after`.
@@ -161,7 +162,7 @@ class BatchReader(Reader):
     Of a key there is at most one message in a batch, since the next one has to wait for its end.
     """
 
-    def __init__(self, queue: Queue, buffer: Buffer, *, prefetch: int, **rest: Any) -> None:
+    def __init__(self, queue: Queue, buffer: Buffer | Levels, *, prefetch: int, **rest: Any) -> None:
         self._size = queue.batch or 1
         self._most = prefetch
         self._open: list[BatchProxy] = []
@@ -192,7 +193,7 @@ class BatchReader(Reader):
                     break
                 other = self._decoded(unit)
                 if other is not None and other.actor_name != first.actor_name:
-                    self._buffer.release(unit)
+                    unit.assignment.buffer.release(unit)
                     break
                 if other is not None:
                     members.append(other)

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import socket
+import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -154,12 +155,28 @@ class Callbacks:
 _clients: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
+def refuse_gevent() -> None:
+    """Say why nothing would work, instead of standing still.
+
+    Raises:
+      WrongSetting: gevent has replaced Python's threads.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise WrongSetting(
+            "gevent has replaced Python's threads, and Kafka's client waits inside C code, where gevent cannot switch:"
+            " the whole process would stand still; run `dramatiq` instead of `dramatiq-gevent`, and call no"
+            " `monkey.patch_all()`"
+        )
+
+
 def opened(kind: Callable[..., C], config: Mapping[str, Any]) -> C:
     """A client of that *kind*.  It connects at its first use.
 
     Raises:
-      WrongSetting: librdkafka does not take the configuration.
+      WrongSetting: librdkafka does not take the configuration; see `refuse_gevent`.
     """
+    refuse_gevent()
     try:
         client = kind(dict(config), logger=client_logger())
     except confluent_kafka.KafkaException as exc:

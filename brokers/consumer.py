@@ -152,7 +152,8 @@ class GroupConsumer:
         with self._lock:
             for queue in queues:
                 if queue.topic.name not in self._buffers:
-                    buffer = OrderedBuffer(queue) if queue.ordered else KeyedBuffer(queue)
+                    levels = (other.changed for other in self._buffers.values() if other.queue.name == queue.name)
+                    buffer = OrderedBuffer(queue) if queue.ordered else KeyedBuffer(queue, next(levels, None))
                     buffer.stopped = self._ended
                     self._alone.join(buffer)
                     self._buffers[queue.topic.name] = buffer

@@ -13,6 +13,7 @@
         ├── DelayRefused           a message of an ordered queue cannot be delayed
         ├── WrongTopic             a topic is not as its queue needs it
         ├── WrongKey               a message's key is neither text nor number
+        ├── WrongPriority          a message names a level that its queue does not have
         ├── WrongSetting           Kafka's client does not take its settings
         ├── ControlRefused         what was asked of all workers cannot be done
         ├── Undecodable            a record is not a message; it is parked
@@ -109,6 +110,10 @@ class WrongTopic(KafkaError):
 
 class WrongKey(KafkaError):
     """A message's option ``key`` is neither a text nor a whole number."""
+
+
+class WrongPriority(KafkaError):
+    """A message's option ``broker_priority`` names a level that its queue does not have."""
 
 
 class WrongSetting(KafkaError):

@@ -14,11 +14,12 @@ from brokers.errors import Unreachable, WrongTopic
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from confluent_kafka.admin import AdminClient
 
-    from brokers.topics import Queue, Topics
+    from brokers.bounds import Place
+    from brokers.topics import Queue, Topics, TopicSpec
     from brokers.waiting import Waiting
 
 #: Seconds between two looks at a queue that is waited for.
@@ -32,10 +33,12 @@ class Groups:
         self,
         admin: Callable[[], AdminClient],
         topics: Topics,
+        delayed_topic: TopicSpec,
         delayed: Callable[[], Waiting],
         timeout_s: float,
     ) -> None:
         self._admin = admin
+        self._delayed_topic = delayed_topic
         self._delayed = delayed
         self._topics = topics
         self._timeout_s = timeout_s
@@ -46,8 +49,9 @@ class Groups:
         Raises:
           Unreachable, WrongTopic: see `brokers.errors`.
         """
-        ends, done = self._ends(queue), self._commits(queue)
-        return sum(end - max(done.get(partition, 0), start) for partition, (start, end) in ends.items())
+        places = self._places(*(level.topic for level in queue.levels))
+        ends, done = self._ends(places), self._commits(queue.group_id, places)
+        return sum(end - max(done.get(place, 0), start) for place, (start, end) in ends.items())
 
     def join(self, queue: Queue, timeout_s: float | None) -> None:
         """Wait until nothing is left, and nothing is delayed that would come back.
@@ -63,46 +67,54 @@ class Groups:
 
     def _settled(self, queue: Queue) -> bool:
         """Whether nothing is delayed, and nothing was delayed or fired while the queue itself was looked at."""
-        before = self._delayed()
-        if any(entry.due.topic == queue.topic.name for entry in before.entries):
+        delayed, topics = self._places(self._delayed_topic), {level.topic.name for level in queue.levels}
+        before = self._ends(delayed)
+        nothing_ever = all(first == end for first, end in before.values())
+        if not nothing_ever and any(entry.due.topic in topics for entry in self._delayed().entries):
             return False
-        return not self.left(queue) and self._delayed().records == before.records
+        # Firing writes there, too, and so does its commit: while the ends stay, nothing has moved between the two.
+        return not self.left(queue) and self._ends(delayed) == before
 
     def skip_to_end(self, queue: Queue) -> None:
-        """Move the group's offsets to the ends of the topic.
+        """Move the group's offsets to the ends of all levels.
 
         Raises:
           WrongTopic: a member of the group is reading the queue.
           Unreachable: see `brokers.errors`.
         """
-        ends = [TopicPartition(queue.topic.name, p, end) for p, (_, end) in self._ends(queue).items()]
+        places = self._places(*(level.topic for level in queue.levels))
+        ends = [TopicPartition(*place, end) for place, (_, end) in self._ends(places).items()]
         request = GroupPartitions(queue.group_id, ends)
         future = self._admin().alter_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
         try:
-            places = future.result(self._timeout_s).topic_partitions
+            moved = future.result(self._timeout_s).topic_partitions
         except (KafkaException, TimeoutError) as exc:
             raise Unreachable(f"Kafka does not let group {queue.group_id!r} be moved: {exc}") from exc
-        for place in places:
+        for place in moved:
             if place.error is not None:
                 raise WrongTopic(
                     f"queue {queue.name!r} is being read; stop the workers of group {queue.group_id!r} first"
                 )
 
-    def _ends(self, queue: Queue) -> dict[int, tuple[int, int]]:
+    def _ends(self, places: Collection[Place]) -> dict[Place, tuple[int, int]]:
         """First offset and end of each partition."""
-        places = [(place.topic, place.partition) for place in self._partitions(queue)]
-        found = bounds(self._admin(), places, self._timeout_s)
-        if len(found) < len(places):
-            raise Unreachable(f"Kafka does not tell where the log of {queue.topic.name!r} ends")
-        return {partition: found[topic, partition] for topic, partition in places}
+        deadline = time.monotonic() + self._timeout_s
+        # A topic that was just made has leaders that do not know it yet.
+        while len(found := bounds(self._admin(), places, self._timeout_s)) < len(places):
+            if time.monotonic() >= deadline:
+                missing = sorted({topic for topic, _ in places} - {topic for topic, _ in found}) or "a partition"
+                raise Unreachable(f"Kafka does not tell where the log of {missing} ends")
+            time.sleep(JOIN_EVERY_S)
+        return found
 
-    def _partitions(self, queue: Queue) -> list[TopicPartition]:
-        return [TopicPartition(queue.topic.name, p) for p in range(self._topics.ensure(queue.topic))]
+    def _places(self, *topics: TopicSpec) -> list[Place]:
+        return [(topic.name, number) for topic in topics for number in range(self._topics.ensure(topic))]
 
-    def _commits(self, queue: Queue) -> dict[int, int]:
-        request = GroupPartitions(queue.group_id, self._partitions(queue))
-        future = self._admin().list_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
+    def _commits(self, group_id: str, places: Collection[Place]) -> dict[Place, int]:
+        request = GroupPartitions(group_id, [TopicPartition(*place) for place in places])
+        future = self._admin().list_consumer_group_offsets([request], request_timeout=self._timeout_s)[group_id]
         try:
-            return {place.partition: place.offset for place in future.result(self._timeout_s).topic_partitions}
+            found = future.result(self._timeout_s).topic_partitions
         except (KafkaException, TimeoutError) as exc:
-            raise Unreachable(f"Kafka does not tell what group {queue.group_id!r} has done: {exc}") from exc
+            raise Unreachable(f"Kafka does not tell what group {group_id!r} has done: {exc}") from exc
+        return {(place.topic, place.partition): place.offset for place in found}

@@ -13,7 +13,7 @@ from dramatiq.common import q_name
 from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
-from brokers import clients
+from brokers import clients, priorities
 from brokers.async_sending import AsyncSending
 from brokers.batches import BatchProxy, BatchReader, shared
 from brokers.bounds import bounds
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 DELIVERY_TIMEOUT_S = 8.0
 
 #: Actor options that describe the queue, not the actor.
-QUEUE_OPTIONS = frozenset({"ordered", "batch"})
+QUEUE_OPTIONS = frozenset({"ordered", "batch", "max_priority"})
 
 #: Actor options that would make a failed message leave its place.
 RETRY_OPTIONS = ("max_retries", "retry_when", "on_retry_exhausted")
@@ -64,13 +64,14 @@ class KafkaBroker(dramatiq.Broker):
     Constructing it does no I/O; clients are made at first use, and anew in a forked child.  A queue ``q`` is the topic
     ``<prefix>q``, made on first use; its failed messages are parked on ``<prefix>q.XQ``.
 
-    Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place) and ``batch=n``
-    (the actor gets a list of up to n messages, consecutive ones on an ordered queue).  Message option: ``key`` (the
-    messages of one key share a partition, and run in their order).
+    Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place), ``batch=n`` (the
+    actor gets a list of up to n messages, consecutive ones on an ordered queue) and ``max_priority=n`` (levels 0 to n,
+    higher ones first; not for ordered queues).  Message options: ``key`` (the messages of one key share a partition,
+    and run in their order) and ``broker_priority`` (the level).
 
     A delayed message lies on the topic ``<prefix>delayed`` until its time; any worker of the same prefix fires it.
 
-    Limits: messages of ordered queues cannot be delayed; gevent is not supported.
+    Limits: messages of ordered queues cannot be delayed; gevent is refused.
 
     Parameters:
       bootstrap_servers: ``host:port,host:port``.
@@ -81,6 +82,9 @@ class KafkaBroker(dramatiq.Broker):
       group_protocol: ``classic`` or ``consumer`` (KIP-848).
       max_crashes: how many processes a message of an unordered queue may end before it is parked; none for any number.
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
+
+    Raises:
+      WrongSetting: gevent has replaced Python's threads.
     """
 
     producer: Producer
@@ -99,6 +103,7 @@ class KafkaBroker(dramatiq.Broker):
         max_crashes: int | None = MAX_CRASHES,
         **client: Any,
     ) -> None:
+        clients.refuse_gevent()
         super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
         self.prefix = prefix
         self.delayed_topic = delayed_topic(prefix)
@@ -125,7 +130,7 @@ class KafkaBroker(dramatiq.Broker):
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
         self._async_sending = AsyncSending(self, self._sending)
-        self._groups = Groups(self._admin, self.topics, self.delayed, self._timeout_s)
+        self._groups = Groups(self._admin, self.topics, self.delayed_topic, self.delayed, self._timeout_s)
         self._station = Station(self, lambda: list(self._consumers.values()), timeout_s=self._timeout_s)
         self.control = Control(self, self._admin, timeout_s=self._timeout_s)
 
@@ -146,22 +151,23 @@ class KafkaBroker(dramatiq.Broker):
         batch: int | None = None,
         start: Start | None = None,
         decode: Decode | None = None,
+        max_priority: int | None = None,
     ) -> None:
         """Declare a queue; again, with nothing or the same, changes nothing.
 
         Raises:
           WrongTopic: it is declared with other properties already; they do not fit together; its topic is taken.
         """
+        options: dict[str, Any] = {"batch": batch, "start": start, "decode": decode, "max_priority": max_priority}
         known = self.queues.get(queue_name)
         if known is not None:
-            given = {"topic": topic, "group_id": group_id, "batch": batch, "start": start, "decode": decode}
-            _agree(known, given | {"ordered": ordered or None})
+            _agree(known, options | {"topic": topic, "group_id": group_id, "ordered": ordered or None})
             return
         if topic is None:
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or self.group_id
-        queue = Queue(queue_name, topic, group_id, ordered=ordered, batch=batch, start=start, decode=decode)
+        queue = Queue(queue_name, topic, group_id, ordered=ordered, **options)
         self._refuse_taken(queue)
         self.emit_before("declare_queue", queue_name)
         self.queues[queue_name] = queue
@@ -170,10 +176,13 @@ class KafkaBroker(dramatiq.Broker):
     def _refuse_taken(self, queue: Queue) -> None:
         if q_name(queue.name) != queue.name:
             raise WrongTopic(f"queue {queue.name!r} cannot be declared: .DQ and .XQ at the end belong to other queues")
-        if queue.topic.name in {self.control_topic.name, self.delayed_topic.name}:
-            raise WrongTopic(f"queue {queue.name!r} cannot be declared: topic {queue.topic.name!r} is the broker's own")
+        topics = {level.topic.name for level in queue.levels}
+        own = topics & {self.control_topic.name, self.delayed_topic.name}
+        if own:
+            raise WrongTopic(f"queue {queue.name!r} cannot be declared: topic {own.pop()!r} is the broker's own")
         for other in self.queues.values():
-            if (other.topic.name, other.group_id) == (queue.topic.name, queue.group_id):
+            taken = topics.intersection(level.topic.name for level in other.levels)
+            if taken and other.group_id == queue.group_id:
                 raise WrongTopic(
                     f"queue {queue.name!r} would share topic and group with {other.name!r}: each would get a part"
                 )
@@ -185,6 +194,7 @@ class KafkaBroker(dramatiq.Broker):
           WrongTopic: its queue options contradict another actor's, or an ordered actor wants to be retried elsewhere in
             the log.
         """
+        self.emit_before("declare_actor", actor)
         options = {name: actor.options[name] for name in QUEUE_OPTIONS if name in actor.options}
         self.declare_queue(actor.queue_name, **options)
         queue = self.get_queue(actor.queue_name)
@@ -192,8 +202,9 @@ class KafkaBroker(dramatiq.Broker):
             _pin(actor)
         elif queue.batch is not None:
             actor.fn = shared(actor.fn)
-        super().declare_actor(actor)
         interruptible(actor, lambda: self._station.running)
+        self.actors[actor.actor_name] = actor
+        self.emit_after("declare_actor", actor)
 
     def get_queue(self, queue_name: str) -> Queue:
         """The queue as declared.  Raises `QueueNotFound`."""
@@ -214,8 +225,8 @@ class KafkaBroker(dramatiq.Broker):
         The message gets an attribute ``delivery``: where it is.
 
         Raises:
-          QueueNotFound, Unreachable, DeliveryUnknown, DeliveryRefused, DelayRefused, WrongKey, WrongTopic: see
-            `brokers.errors`.
+          QueueNotFound, Unreachable, DeliveryUnknown, DeliveryRefused, DelayRefused, WrongKey, WrongPriority,
+            WrongTopic: see `brokers.errors`.
         """
         self._sending.message(message, delay)
         return message
@@ -293,19 +304,21 @@ class KafkaBroker(dramatiq.Broker):
         """
         queue = self.get_queue(queue_name)
         together = [other for other in self._worked_on.get(queue, [queue]) if other.group_id == queue.group_id]
-        for other in together:
-            self.topics.ensure(other.topic)
+        levels = list(chain.from_iterable(other.levels for other in together))
+        for level in levels:
+            self.topics.ensure(level.topic)
         self._station.listen()
         if not queue.ordered:
             self._start_timers()
         consumer = self._consumer(queue.group_id)
-        consumer.open(together)
-        buffer = consumer.buffer(queue)
-        self._station.attend(buffer)
+        consumer.open(levels)
+        buffers = [consumer.buffer(level) for level in queue.levels]
+        for buffer in buffers:
+            self._station.attend(buffer)
         reader = Reader if queue.ordered or queue.batch is None else BatchReader
         return reader(
             queue,
-            buffer,
+            priorities.together(buffers),
             park=self.publish,
             send=self._send_late,
             prefetch=prefetch,

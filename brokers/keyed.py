@@ -22,6 +22,7 @@ from brokers.parallel import ParallelBuffer, without
 
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterable
 
     import dramatiq
@@ -61,8 +62,8 @@ class Lane:
 class KeyedBuffer(ParallelBuffer):
     """Hands out what comes, as `ParallelBuffer` does, but of each key one record at a time."""
 
-    def __init__(self, queue: Queue) -> None:
-        super().__init__(queue)
+    def __init__(self, queue: Queue, changed: threading.Condition | None = None) -> None:
+        super().__init__(queue, changed)
         self._lanes: defaultdict[int, dict[bytes, Lane]] = defaultdict(dict)  # by partition and key; only busy ones
         self._holds: list[tuple[float, int, Unit]] = []  # a heap: monotonic seconds until which a head is held
         self._count = itertools.count()
@@ -109,7 +110,8 @@ class KeyedBuffer(ParallelBuffer):
         unit.assignment.stand_behind(record)
         return True
 
-    def _due_in(self, now: float) -> float:
+    def due_in(self, now: float) -> float:
+        """Until a held message is due."""
         if not self._holds:
             return float("inf")
         due = self._holds[0][0]

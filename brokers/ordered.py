@@ -140,7 +140,8 @@ class OrderedBuffer(Buffer):
             size += records[-1].size
         return tuple(records)
 
-    def _due_in(self, now: float) -> float:
+    def due_in(self, now: float) -> float:
+        """Until the held unit is due."""
         return max(self._not_before - now, 0.001) if self._waiting and self._not_before > now else float("inf")
 
     def _finished(self, unit: Unit) -> None:

@@ -9,6 +9,7 @@ from brokers.assignment import Assignment, Buffer, Unit
 
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterable, Sequence
 
     from brokers.records import Record
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 class ParallelBuffer(Buffer):
     """Hands records out in the order in which they came, as many at a time as the reader's prefetch allows."""
 
-    def __init__(self, queue: Queue) -> None:
-        super().__init__(queue)
+    def __init__(self, queue: Queue, changed: threading.Condition | None = None) -> None:
+        super().__init__(queue, changed)
         self._ready: deque[Unit] = deque()
         self._set_aside: deque[Unit] = deque()  # of partitions whose completion map is full
 

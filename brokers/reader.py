@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from brokers.assignment import Buffer, Unit
     from brokers.keyed import KeyedBuffer
     from brokers.ordered import OrderedBuffer
+    from brokers.priorities import Levels
     from brokers.records import Outgoing, Record
     from brokers.topics import Queue, TopicSpec
 
@@ -113,7 +114,7 @@ class Reader(dramatiq.Consumer):
     """
 
     def __init__(
-        self, queue: Queue, buffer: Buffer, *, park: Park, send: Send, prefetch: int, timeout_s: float
+        self, queue: Queue, buffer: Buffer | Levels, *, park: Park, send: Send, prefetch: int, timeout_s: float
     ) -> None:
         self._queue = queue
         self._buffer = buffer
@@ -148,8 +149,8 @@ class Reader(dramatiq.Consumer):
         if unit.lane is not None:
             message.options.pop("eta", None)  # its place is its time: asleep, it would keep its key waiting
         if "eta" in message.options:
-            if not self._buffer.keep(unit):
-                self._buffer.release(unit)
+            if not unit.assignment.buffer.keep(unit):
+                unit.assignment.buffer.release(unit)
                 return None
             self._asleep = [one for one in self._asleep if one in one.assignment.running] + [unit]
         return KafkaMessageProxy(message, unit)
@@ -158,7 +159,7 @@ class Reader(dramatiq.Consumer):
         try:
             self._dispose(unit, error, reason)
         except Exception as exc:
-            self._buffer.release(unit)  # not parked, so not done
+            unit.assignment.buffer.release(unit)  # not parked, so not done
             # Not as a connection error: on those Dramatiq forgets the messages that it keeps for later.
             raise KafkaError(f"cannot park {unit.records[0]}: {exc}") from exc
 

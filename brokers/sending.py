@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brokers import delays, records, replays
 from brokers.errors import DelayRefused, Duplicate
+from brokers.priorities import level_for
 from brokers.producer import Pending
 
 
@@ -120,7 +121,7 @@ class Sending(threading.local):
 
     def topics_for(self, message: dramatiq.Message[Any], delay: int | None) -> tuple[TopicSpec, ...]:
         """The topics that *message* needs: its queue's, and, last, the one that it is put on."""
-        queue = self._broker.get_queue(message.queue_name)
+        queue = level_for(self._broker.get_queue(message.queue_name), message)
         late = delay is not None and delay > 0
         if late and queue.ordered:
             raise DelayRefused(

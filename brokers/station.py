@@ -80,7 +80,7 @@ class Station:
     def attend(self, buffer: Buffer) -> None:
         """Its queue is worked on in this process; pauses hold for it from now on."""
         with self._lock:
-            self._buffers[buffer.queue.name] = buffer
+            self._buffers[buffer.queue.topic.name] = buffer
             self._pause_or_resume(buffer)
 
     def begin(self, message: KafkaMessageProxy) -> None:

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException, TopicCollection
@@ -44,6 +44,9 @@ PARKED_BYTES = 1_250_000
 NAME_LIMIT = 249
 
 _name = re.compile(r"[a-zA-Z0-9._-]+")
+
+#: Highest `max_priority`: every level costs a topic, and its partitions.
+MOST_LEVELS = 9
 
 #: Seconds between two looks for the leaders of a new topic.
 LEADER_EVERY_S = 0.02
@@ -96,6 +99,8 @@ class Queue:
     *batch*: of an unordered queue, up to that many messages in one call, each with an end of its own.
     *start*: where to begin, asked at every assignment and after every failure; without it Kafka's commit decides.
     *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
+    *max_priority*: the highest level, each of which is a topic of its own; see `priorities`.
+    *parked_on*: the dead-letter topic, where that is not ``<topic>.XQ``.
     """
 
     name: str
@@ -105,6 +110,8 @@ class Queue:
     batch: int | None = None
     start: Start | None = field(default=None, compare=False)
     decode: Decode | None = field(default=None, compare=False)
+    parked_on: str | None = None
+    max_priority: int | None = None
 
     def __post_init__(self) -> None:
         if self.ordered and not (self.topic.exact and self.topic.partitions == 1):
@@ -114,10 +121,29 @@ class Queue:
         if self.start is not None and not self.ordered:
             raise WrongTopic(f"queue {self.name!r}: only an ordered queue has a start of its own")
 
+        if self.max_priority is not None and (self.ordered or not 0 < self.max_priority <= MOST_LEVELS):
+            raise WrongTopic(
+                f"queue {self.name!r}: max_priority is a number from 1 to {MOST_LEVELS}, and not for ordered queues"
+            )
+
+    def level(self, priority: int) -> Queue:
+        """The queue of one priority alone; all park on the same topic."""
+        name = f"{self.topic.name}.p{priority}" if priority else self.topic.name
+        topic = replace(self.topic, name=name)
+        return replace(self, topic=topic, parked_on=self.dead_letters.name, max_priority=None)
+
+    @property
+    def levels(self) -> list[Queue]:
+        """All of them, the highest first; of a queue without levels it alone."""
+        if self.max_priority is None:
+            return [self]
+        return [self.level(priority) for priority in range(self.max_priority, -1, -1)]
+
     @property
     def dead_letters(self) -> TopicSpec:
         """The topic on which this queue's messages are parked."""
-        return TopicSpec(f"{self.topic.name}.XQ", self.topic.partitions, 30 * DAY_S, max_message_bytes=PARKED_BYTES)
+        name = self.parked_on or f"{self.topic.name}.XQ"
+        return TopicSpec(name, self.topic.partitions, 30 * DAY_S, max_message_bytes=PARKED_BYTES)
 
 
 class Topics:

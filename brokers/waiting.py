@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The messages that wait, sooner first, and how many records were read to know it: it grows with every delay."""
+    """The messages that wait, sooner first."""
 
     entries: tuple[Entry, ...]
-    records: int
 
 
 def waiting(settings: Mapping[str, Any], spec: TopicSpec, partitions: int, *, timeout_s: float) -> Waiting:
@@ -33,11 +32,8 @@ def waiting(settings: Mapping[str, Any], spec: TopicSpec, partitions: int, *, ti
       Unreachable: Kafka did not give all of it within *timeout_s*.
     """
     live: dict[bytes, Entry] = {}
-    read = 0
 
     def take(record: Record) -> None:
-        nonlocal read
-        read += 1
         entry = entry_of(record)
         if entry is not None:
             live[entry.key] = entry
@@ -51,4 +47,4 @@ def waiting(settings: Mapping[str, Any], spec: TopicSpec, partitions: int, *, ti
             raise Unreachable(f"topic {spec.name!r} could not be read within {timeout_s:g} s")
     finally:
         reader.close()
-    return Waiting(tuple(sorted(live.values())), read)
+    return Waiting(tuple(sorted(live.values())))

@@ -49,6 +49,7 @@ def _specs(app: App) -> Iterator[TopicSpec]:
     yield from app.topics
     for queue in app.broker.queues.values():
         yield queue.dead_letters
+        yield from (level.topic for level in queue.levels if level.topic != queue.topic)
 
 
 def _row(app: App, spec: TopicSpec) -> TopicRow:

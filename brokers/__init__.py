@@ -1,11 +1,13 @@
 """Kafka as a Dramatiq broker: this package carries, and knows nothing of what is carried.
 
-``KafkaBroker`` is all that an application needs; the other modules are named after the one idea that each holds.
+``KafkaBroker`` is all that an application needs, with ``cron`` and ``every`` for periodic actors; the other modules are
+named after the one idea that each holds.
 """
 
 from __future__ import annotations
 
 from brokers.kafka import KafkaBroker
+from brokers.periodic import cron, every
 
 
-__all__ = ["KafkaBroker"]
+__all__ = ["KafkaBroker", "cron", "every"]

@@ -46,3 +46,14 @@ TOPIC_ALREADY_EXISTS = KafkaError.TOPIC_ALREADY_EXISTS
 
 #: There is no such topic.
 UNKNOWN_TOPIC = KafkaError.UNKNOWN_TOPIC_OR_PART
+
+#: What a topic does not take, now or ever: sending it again changes nothing.
+REFUSED = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)

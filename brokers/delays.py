@@ -17,13 +17,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brokers.records import Outgoing
-from brokers.topics import DAY_S, FOR_EVER, TopicSpec
+from brokers.topics import DAY_S, FOR_EVER, PARKED_BYTES, TopicSpec
 
 
 if TYPE_CHECKING:
     from brokers.records import Record
 
 PARTITIONS = 4
+
+#: Timers read the topic from its start, so what has been fired must not stay for long: by default it would until a
+#: segment of 1 GB is full, and its tombstone for a day more.  A reader has to see a tombstone within the hour for which
+#: it stays, and reads all in minutes.
+COMPACTION = (
+    ("segment.bytes", str(64 * 1024 * 1024)),
+    ("segment.ms", "600000"),
+    ("min.cleanable.dirty.ratio", "0.2"),
+    ("delete.retention.ms", "3600000"),
+)
 
 #: The headers of a delayed record: where it goes, under which key, and when, in milliseconds of the wall clock.
 TOPIC = "delayed.topic"
@@ -33,7 +43,7 @@ ETA = "delayed.eta_ms"
 
 def delayed_topic(prefix: str) -> TopicSpec:
     """The topic of delayed messages of one prefix."""
-    return TopicSpec(f"{prefix}delayed", PARTITIONS, FOR_EVER, compacted=True)
+    return TopicSpec(f"{prefix}delayed", PARTITIONS, FOR_EVER, compacted=True, more=COMPACTION)
 
 
 def delayed(record: Outgoing, eta_ms: int, spec: TopicSpec) -> Outgoing:
@@ -43,6 +53,11 @@ def delayed(record: Outgoing, eta_ms: int, spec: TopicSpec) -> Outgoing:
     return Outgoing(spec.name, record.value, f"{message_id}/{uuid.uuid4().hex[:12]}".encode(), headers)
 
 
+def cancelled(spec: TopicSpec, key: bytes, partition: int) -> Outgoing:
+    """The tombstone of a delayed message, for the partition that it lies on."""
+    return Outgoing(spec.name, None, key, partition=partition)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A message that waits for its time."""
@@ -50,6 +65,30 @@ class Entry:
     eta_ms: int
     key: bytes
     due: Outgoing
+
+    @property
+    def size(self) -> int:
+        """Bytes of key and value."""
+        return len(self.key) + len(self.due.value or b"")
+
+    @property
+    def message_id(self) -> str:
+        """The message's id."""
+        return self._header("message_id")
+
+    @property
+    def actor(self) -> str:
+        """The name of its actor."""
+        return self._header("actor")
+
+    @property
+    def attempt(self) -> int:
+        """Which run of the message it waits for, from 1."""
+        text = self._header("attempt")
+        return int(text) if text.isdigit() else 1
+
+    def _header(self, name: str) -> str:
+        return self.due.headers.get(name, b"").decode(errors="replace")
 
     @property
     def order(self) -> tuple[int, bytes]:
@@ -72,18 +111,15 @@ def entry_of(record: Record) -> Entry | None:
 
 
 def parked_topic(spec: TopicSpec) -> TopicSpec:
-    """Where delayed messages are parked whose queue does not exist."""
-    return TopicSpec(f"{spec.name}.XQ", PARTITIONS, 30 * DAY_S)
+    """Where delayed messages are parked that their queue does not take."""
+    return TopicSpec(f"{spec.name}.XQ", PARTITIONS, 30 * DAY_S, max_message_bytes=PARKED_BYTES)
 
 
-def undeliverable(entry: Entry, topic: str) -> Outgoing:
-    """What to park of an entry of *topic* that cannot be delivered."""
-    about = {
-        "xq.topic": topic.encode(),
-        "xq.error": b"WrongTopic",
-        "xq.reason": b"there is no topic " + entry.due.topic.encode(),
-    }
-    return Outgoing(f"{topic}.XQ", entry.due.value, entry.due.key, {**entry.due.headers, **about})
+def undeliverable(entry: Entry, topic: str, reason: str) -> Outgoing:
+    """What to park of an entry of the delayed topic, called *topic*, that its queue does not take."""
+    about = {"xq.topic": entry.due.topic, "xq.error": "DeliveryRefused", "xq.reason": reason}
+    headers = {**entry.due.headers, **{name: text.encode() for name, text in about.items()}}
+    return Outgoing(f"{topic}.XQ", entry.due.value, entry.due.key, headers)
 
 
 def now_ms() -> int:

@@ -14,6 +14,7 @@
         ├── WrongTopic             a topic is not as its queue needs it
         ├── WrongKey               a message's key is neither text nor number
         ├── WrongSetting           Kafka's client does not take its settings
+        ├── WrongSchedule          what is declared as periodic is no schedule
         └── Undecodable            a record is not a message; it is parked
     StartError
     ├── StartUnknown               the place to start from is out of reach just now
@@ -96,6 +97,10 @@ class WrongKey(KafkaError):
 
 class WrongSetting(KafkaError):
     """Kafka's client does not take its settings; the text says which."""
+
+
+class WrongSchedule(KafkaError):
+    """What an actor is declared with as ``periodic`` is no schedule; the text says why."""
 
 
 class Undecodable(KafkaError):

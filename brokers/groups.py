@@ -11,6 +11,7 @@ from dramatiq.errors import QueueJoinTimeout
 
 from brokers.bounds import bounds
 from brokers.errors import Unreachable, WrongTopic
+from brokers.waiting import silent
 
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from confluent_kafka.admin import AdminClient
 
+    from brokers.later import Later
     from brokers.topics import Queue, Topics
     from brokers.waiting import Waiting
 
@@ -32,11 +34,11 @@ class Groups:
         self,
         admin: Callable[[], AdminClient],
         topics: Topics,
-        delayed: Callable[[], Waiting],
+        later: Later,
         timeout_s: float,
     ) -> None:
         self._admin = admin
-        self._delayed = delayed
+        self._later = later
         self._topics = topics
         self._timeout_s = timeout_s
 
@@ -63,10 +65,13 @@ class Groups:
 
     def _settled(self, queue: Queue) -> bool:
         """Whether nothing is delayed, and nothing was delayed or fired while the queue itself was looked at."""
-        before = self._delayed()
-        if any(entry.due.topic == queue.topic.name for entry in before.entries):
+        before = self._waiting(queue)
+        if before.total:
             return False
-        return not self.left(queue) and self._delayed().records == before.records
+        return not self.left(queue) and self._waiting(queue).records == before.records
+
+    def _waiting(self, queue: Queue) -> Waiting:
+        return self._later.waiting(0, silent, queue=queue.name, actor=None)
 
     def skip_to_end(self, queue: Queue) -> None:
         """Move the group's offsets to the ends of the topic.

@@ -18,17 +18,17 @@ from brokers import clients
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
-from brokers.delays import delayed_topic, parked_topic
+from brokers.declarations import schedule_of_actor
+from brokers.delays import delayed_topic
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
+from brokers.later import Later
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
-from brokers.records import Outgoing
 from brokers.sending import Sending
 from brokers.starts import ASK_KAFKA_S
-from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
-from brokers.waiting import Waiting, waiting
+from brokers.waiting import silent
 
 
 if TYPE_CHECKING:
@@ -39,12 +39,18 @@ if TYPE_CHECKING:
 
     from brokers.assignment import Blocked
     from brokers.bounds import Place
+    from brokers.periodic import Schedule
+    from brokers.records import Outgoing
     from brokers.topics import Decode, Start
+    from brokers.waiting import Progress, Waiting
 
 logger = logging.getLogger("brokers.kafka")
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
 DELIVERY_TIMEOUT_S = 8.0
+
+#: Delayed messages that are listed, unless the caller says otherwise.
+LISTED = 1000
 
 #: Actor options that describe the queue, not the actor.
 QUEUE_OPTIONS = frozenset({"ordered", "batch"})
@@ -62,6 +68,9 @@ class KafkaBroker(dramatiq.Broker):
     Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place) and ``batch=n``
     (an ordered actor gets a list of up to n consecutive messages).  Message option: ``key`` (messages of one key share
     a partition).
+
+    Actor option ``periodic``: `brokers.cron` or `brokers.every`; the cluster calls the actor, without arguments, at
+    those times, as long as a worker that has it is there.
 
     A delayed message lies on the topic ``<prefix>delayed`` until its time; any worker of the same prefix fires it.
 
@@ -95,10 +104,11 @@ class KafkaBroker(dramatiq.Broker):
         self.prefix = prefix
         self.delayed_topic = delayed_topic(prefix)
         self.group_id = group_id
-        self.actor_options |= QUEUE_OPTIONS
+        self.actor_options |= QUEUE_OPTIONS | {"periodic"}
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
         self._timeout_s = delivery_timeout_s
+        self._schedules: dict[str, tuple[Queue, Schedule]] = {}  # by actor
         self._begin_process()
         os.register_at_fork(after_in_child=_weakly(self._begin_process))
 
@@ -108,11 +118,18 @@ class KafkaBroker(dramatiq.Broker):
         self._health = Health()
         self._admin_client: clients.AdminClient | None = None
         self._consumers: dict[str, GroupConsumer] = {}  # by group
-        self._timers: Timers | None = None
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
-        self._groups = Groups(self._admin, self.topics, self.delayed, self._timeout_s)
+        self._later = Later(
+            self,
+            health=self._health,
+            protocol=self._protocol,
+            bounds=lambda places: bounds(self._admin(), places, ASK_KAFKA_S, committed=True),
+            timeout_s=self._timeout_s,
+            schedules=self._schedules,
+        )
+        self._groups = Groups(self._admin, self.topics, self._later, self._timeout_s)
 
     @property
     def client_settings(self) -> dict[str, Any]:
@@ -167,12 +184,16 @@ class KafkaBroker(dramatiq.Broker):
         Raises:
           WrongTopic: its queue options contradict another actor's, or an ordered actor wants to be retried elsewhere in
             the log.
+          WrongSchedule: what it has as ``periodic`` is no schedule, or it takes arguments.
         """
+        schedule = schedule_of_actor(actor)
         options = {name: actor.options[name] for name in QUEUE_OPTIONS if name in actor.options}
         self.declare_queue(actor.queue_name, **options)
         if self.queues[actor.queue_name].ordered:
             _pin(actor)
         super().declare_actor(actor)
+        if schedule is not None:
+            self._later.declarations.add(actor.actor_name, self.queues[actor.queue_name], schedule)
 
     def get_queue(self, queue_name: str) -> Queue:
         """The queue as declared.  Raises `QueueNotFound`."""
@@ -246,28 +267,13 @@ class KafkaBroker(dramatiq.Broker):
         """
         queue = self.get_queue(queue_name)
         self.topics.ensure(queue.topic)
-        if not queue.ordered:
-            self._start_timers()
+        self._later.work_on(queue)
         buffer = self._consumer(queue.group_id).open(queue)
         timeout_s = timeout / 1000
         return Reader(queue, buffer, park=self.publish, send=self._send_late, prefetch=prefetch, timeout_s=timeout_s)
 
     def _send_late(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         self.enqueue(message, delay=delay)
-
-    def _start_timers(self) -> None:
-        """This process takes its part in firing delayed messages, whatever queues it works on."""
-        self.topics.ensure(self.delayed_topic)
-        self.topics.ensure(parked_topic(self.delayed_topic))
-        with self._lock:
-            if self._timers is None or not self._timers.running:
-                self._timers = Timers(
-                    self._settings,
-                    self.delayed_topic,
-                    health=self._health,
-                    protocol=self._protocol,
-                    exists=lambda name: self.topics.partitions(name) is not None,
-                )
 
     def _consumer(self, group_id: str) -> GroupConsumer:
         with self._lock:
@@ -286,21 +292,31 @@ class KafkaBroker(dramatiq.Broker):
         """The partitions held by this process that do not go on, by ``topic/partition``, and why."""
         return dict(chain.from_iterable(consumer.blocked().items() for consumer in list(self._consumers.values())))
 
-    def delayed(self) -> Waiting:
-        """The messages that wait for their time, of all queues of the prefix; reads the whole topic.
+    def delayed(
+        self, limit: int = LISTED, *, queue: str | None = None, actor: str | None = None, progress: Progress = silent
+    ) -> Waiting:
+        """The *limit* soonest messages that wait for their time, the numbers of all, and the periodic actors.
+
+        Of all queues of the prefix, or what fits *queue* and *actor*.  Reads the whole topic: *progress* is told how
+        far it is, in offsets.
 
         Raises:
           Unreachable, WrongTopic: see `brokers.errors`.
         """
-        partitions = self.topics.ensure(self.delayed_topic)
-        return waiting(self._settings, self.delayed_topic, partitions, timeout_s=self._timeout_s)
+        return self._later.waiting(limit, progress, queue=queue, actor=actor)
 
-    def cancel(self, message_id: str) -> int:
-        """Take back every delayed message of that id; how many there were.  What is due this moment may still run."""
-        found = [entry for entry in self.delayed().entries if entry.key.startswith(f"{message_id}/".encode())]
-        for entry in found:
-            self.publish(Outgoing(self.delayed_topic.name, None, entry.key), self.delayed_topic)
-        return len(found)
+    def cancel(self, *ids: str, queue: str | None = None, actor: str | None = None, progress: Progress = silent) -> int:
+        """Take back the delayed messages that fit all that is given; how many there were.
+
+        What is due this moment may still run.  Periodic actors are not concerned: they end with their declarations.
+
+        Raises:
+          TypeError: nothing is given, and that would be all.
+          Unreachable, DeliveryUnknown, WrongTopic: see `brokers.errors`; some may be cancelled.
+        """
+        if not ids and queue is None and actor is None:
+            raise TypeError("cancel what? give ids, a queue or an actor")
+        return self._later.cancel(progress, ids=ids, queue=queue, actor=actor)
 
     # Waiting and dropping, for tests.
 
@@ -338,9 +354,7 @@ class KafkaBroker(dramatiq.Broker):
         """
         with self._lock:
             consumers, self._consumers = list(self._consumers.values()), {}
-            timers, self._timers = self._timers, None
-        if timers is not None:
-            timers.close()
+        self._later.close()
         for consumer in consumers:
             consumer.begin_close()
         for consumer in consumers:

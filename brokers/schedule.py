@@ -11,12 +11,49 @@ from brokers.delays import Entry, entry_of
 if TYPE_CHECKING:
     from brokers.records import Record
 
-#: Milliseconds ahead that a timer remembers, and how many messages at the most.  A guess: some 50 MB.
+#: Milliseconds ahead that a timer remembers; how many messages at the most, and how many bytes of them.  Up to three
+#: times as many are in memory for a moment, and a message takes about a kilobyte more than its own bytes.
 HORIZON_MS = 600_000
-REMEMBERED = 50_000
+REMEMBERED = 25_000
+REMEMBERED_BYTES = 16_000_000
 
 #: Before every entry.
 START = (-1, b"")
+
+#: How many times the length of the last reading the next one begins before it is needed.
+LEAD = 3
+
+
+class _Kept:
+    """Entries by key, and their bytes."""
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.bytes = 0
+
+    def add(self, entry: Entry) -> None:
+        """Keep *entry*."""
+        self.drop(entry.key)
+        self.entries[entry.key] = entry
+        self.bytes += entry.size
+
+    def drop(self, key: bytes) -> None:
+        """Forget the entry of that key, if there is one."""
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            self.bytes -= entry.size
+
+    def halve(self) -> tuple[int, bytes]:
+        """Forget the later half, by number and by bytes; the order of the last one that stays."""
+        by_time = sorted(self.entries.values())
+        number, room = max(len(by_time) // 2, 1), self.bytes // 2
+        self.entries, self.bytes = {}, 0
+        for entry in by_time[:number]:
+            if self.entries and self.bytes + entry.size > room:
+                break
+            self.add(entry)
+            last = entry.order
+        return last
 
 
 class Schedule:
@@ -27,15 +64,21 @@ class Schedule:
     at the end of a reading does it count, since the tombstone of a message may still have come.
     """
 
-    def __init__(self, limit: int = REMEMBERED, horizon_ms: int = HORIZON_MS) -> None:
+    def __init__(
+        self, limit: int = REMEMBERED, horizon_ms: int = HORIZON_MS, limit_bytes: int = REMEMBERED_BYTES
+    ) -> None:
         self._limit = limit
+        self._limit_bytes = limit_bytes
         self._ahead_ms = horizon_ms
-        self._live: dict[bytes, Entry] = {}
+        self._live = _Kept()
         self._heap: list[Entry] = []
         self._bound = START
-        self._found: dict[bytes, Entry] | None = None
+        self._found: _Kept | None = None
         self._next_bound = START
         self._seen = 0  # one above the highest offset taken
+        self._began_ms = 0
+        self._reading_ms = 0  # how long the last reading took
+        self._low = 0  # few enough to look for more
 
     @property
     def reading(self) -> bool:
@@ -44,15 +87,19 @@ class Schedule:
 
     def begin_reading(self, now_ms: int) -> None:
         """The partition is read from its start from now on."""
-        self._found = {}
+        self._found = _Kept()
         self._next_bound = max(self._bound, (now_ms + self._ahead_ms, b""))
+        self._began_ms = now_ms
 
-    def end_reading(self) -> None:
+    def end_reading(self, now_ms: int) -> None:
         """The end has been reached: what was found counts."""
-        found, self._found = self._found or {}, None
+        found, self._found = self._found or _Kept(), None
         self._bound = self._next_bound
-        self._live |= found
-        self._heap = sorted(self._live.values())
+        for entry in found.entries.values():
+            self._live.add(entry)
+        self._heap = sorted(self._live.entries.values())
+        self._low = len(self._heap) // 8
+        self._reading_ms = max(now_ms - self._began_ms, 0)
 
     def take(self, record: Record) -> None:
         """A record of the partition, in its order; records that were read before come again while reading."""
@@ -62,9 +109,9 @@ class Schedule:
         self._seen = max(self._seen, record.offset + 1)
         entry = entry_of(record)
         if entry is None:  # fired or cancelled; keys are never used again
-            self._live.pop(record.key, None)
+            self._live.drop(record.key)
             if self._found is not None:
-                self._found.pop(record.key, None)
+                self._found.drop(record.key)
         elif entry.order > self._bound:
             self._note(entry)
         elif is_new:
@@ -73,33 +120,38 @@ class Schedule:
     def _note(self, entry: Entry) -> None:
         if self._found is None or entry.order > self._next_bound:
             return  # for a later reading
-        self._found[entry.key] = entry
-        if len(self._found) > self._limit:
-            self._next_bound = _halve(self._found)
+        self._found.add(entry)
+        if self._overflows(self._found, 1):
+            self._next_bound = self._found.halve()
 
     def _add(self, entry: Entry) -> None:
-        self._live[entry.key] = entry
+        self._live.add(entry)
         heapq.heappush(self._heap, entry)
-        if len(self._live) <= 2 * self._limit:
+        if not self._overflows(self._live, 2):
             return
-        self._bound = _halve(self._live)
+        self._bound = self._live.halve()
         if self._found is not None:  # the reading has passed what was just forgotten: it gains nothing
-            self._found.clear()
+            self._found = _Kept()
             self._next_bound = self._bound
+
+    def _overflows(self, kept: _Kept, times: int) -> bool:
+        if len(kept.entries) <= 1:
+            return False
+        return len(kept.entries) > times * self._limit or kept.bytes > times * self._limit_bytes
 
     def due(self, now_ms: int, limit: int) -> list[Entry]:
         """Take out what is due, at most *limit*; `fired` or `put_back` says how it went."""
         entries: list[Entry] = []
         while self._heap and self._heap[0].eta_ms <= now_ms and len(entries) < limit:
             entry = heapq.heappop(self._heap)
-            if self._live.get(entry.key) is entry:
+            if self._live.entries.get(entry.key) is entry:
                 entries.append(entry)
         return entries
 
     def fired(self, entries: list[Entry]) -> None:
         """They are on their queues, and their tombstones in the log."""
         for entry in entries:
-            self._live.pop(entry.key, None)
+            self._live.drop(entry.key)
 
     def put_back(self, entries: list[Entry]) -> None:
         """They are not on their queues after all."""
@@ -111,16 +163,10 @@ class Schedule:
         return self._heap[0].eta_ms if self._heap else None
 
     def reads_again(self, now_ms: int) -> bool:
-        """Whether the known time is running out, and with it what is known; at the latest when it is over."""
-        if self.reading or now_ms + self._ahead_ms // 4 <= self._bound[0]:
+        """Whether the known time is running out: soon, when much is due; else while there is time for it."""
+        if self.reading:
             return False
-        return 8 * len(self._live) < self._limit or now_ms > self._bound[0]
-
-
-def _halve(entries: dict[bytes, Entry]) -> tuple[int, bytes]:
-    """Forget the later half; the order of the last one that stays."""
-    by_time = sorted(entries.values())
-    half = len(by_time) // 2
-    for late in by_time[half:]:
-        del entries[late.key]
-    return by_time[half - 1].order
+        ahead_ms = self._bound[0] - now_ms
+        if ahead_ms < min(LEAD * self._reading_ms, self._ahead_ms // 2):
+            return True
+        return ahead_ms < self._ahead_ms // 4 and (len(self._live.entries) <= self._low or ahead_ms < 0)

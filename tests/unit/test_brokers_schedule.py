@@ -45,6 +45,7 @@ class Partition(RuleBasedStateMachine):
     """A partition of the delayed topic, its timer, and a clock; the timer reads behind the log, and may be replaced."""
 
     LIMIT = 6
+    LIMIT_BYTES = 400
     AHEAD_MS = 1000
 
     @initialize()
@@ -56,17 +57,17 @@ class Partition(RuleBasedStateMachine):
         self._new_timer()
 
     def _new_timer(self) -> None:
-        self.schedule = Schedule(limit=self.LIMIT, horizon_ms=self.AHEAD_MS)
+        self.schedule = Schedule(limit=self.LIMIT, horizon_ms=self.AHEAD_MS, limit_bytes=self.LIMIT_BYTES)
         self._read()
 
     def _read(self) -> None:
         self.schedule.begin_reading(self.now)
         self.cursor, self.end = 0, len(self.log)
 
-    @rule(delay_ms=st.integers(0, 3000))
-    def delay(self, delay_ms: int) -> None:
+    @rule(delay_ms=st.integers(0, 3000), size=st.integers(0, 200))
+    def delay(self, delay_ms: int, size: int) -> None:
         key = b"m/%06d" % len(self.log)  # hypothesis repeats what it finds, so nothing here may be drawn elsewhere
-        outgoing = replace(delayed(Outgoing("q", b"v", b"k"), self.now + delay_ms, SPEC), key=key)
+        outgoing = replace(delayed(Outgoing("q", b"v" * size, b"k"), self.now + delay_ms, SPEC), key=key)
         self.log.append(as_record(outgoing, len(self.log)))
         self.waiting[key] = self.now + delay_ms
 
@@ -88,7 +89,7 @@ class Partition(RuleBasedStateMachine):
             self.schedule.take(record)
             self.cursor += 1
         if self.schedule.reading and self.cursor >= self.end:
-            self.schedule.end_reading()
+            self.schedule.end_reading(self.now)
 
     @rule(ms=st.integers(1, 800))
     def time_passes(self, ms: int) -> None:
@@ -118,8 +119,11 @@ class Partition(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        assert len(self.schedule._live) <= 3 * self.LIMIT
-        assert len(self.schedule._found or ()) <= self.LIMIT
+        for kept, times in ((self.schedule._live, 3), (self.schedule._found, 1)):
+            if kept is not None:
+                assert len(kept.entries) <= times * self.LIMIT
+                assert len(kept.entries) <= 1 or kept.bytes <= times * self.LIMIT_BYTES
+                assert kept.bytes == sum(entry.size for entry in kept.entries.values())
 
     def teardown(self) -> None:
         """Left alone, the timer fires all that is due, each once."""
@@ -130,6 +134,17 @@ class Partition(RuleBasedStateMachine):
             self._read_on(len(self.log))
             self.fire(100, fails=False)
         assert not self.waiting
+
+
+def test_a_slow_reading_begins_early_enough() -> None:
+    """What is due next must be known before the time that is known is over."""
+    schedule = Schedule(limit=4, horizon_ms=100_000)
+    schedule.begin_reading(0)
+    for n in range(10):
+        schedule.take(as_record(replace(delayed(Outgoing("q", b"v"), 1000 * n, SPEC), key=b"%d" % n), n))
+    schedule.end_reading(1500)  # it took 1.5 s, and knows as much as fits: less than 4 s
+
+    assert schedule.reads_again(1500)
 
 
 TestPartition = Partition.TestCase

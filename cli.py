@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, progress
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
 
 
 if TYPE_CHECKING:
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 
     from ops.stack import Stack
     from ops.topics import TopicRow
-
-state_dir_option = click.option(
-    "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".stack"),
-    show_default=True,
-    help="Where the servers keep data, logs and ports.",
-)
 
 parameters_option = click.option(
     "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given many times."

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,6 +49,14 @@ EXIT_CODES = {
 }
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+state_dir_option = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".stack"),
+    show_default=True,
+    help="Where the servers keep data, logs and ports.",
+)
 
 
 class Command(click.Command):

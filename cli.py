@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 import click
 
 from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+from ops.delayed_cli import delayed
 
 
 if TYPE_CHECKING:
@@ -341,6 +342,9 @@ def _print_environment(stack: Stack, replica: int) -> None:
 def _end(_signal: int, _frame: object) -> NoReturn:
     """Leave through the same door as Ctrl-C, so that half-started servers are stopped."""
     raise KeyboardInterrupt
+
+
+main.add_command(delayed)
 
 
 if __name__ == "__main__":

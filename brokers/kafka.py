@@ -28,11 +28,11 @@ from brokers.reader import KafkaMessageProxy, Reader
 from brokers.sending import Sending
 from brokers.starts import ASK_KAFKA_S
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
-from brokers.waiting import silent
+from brokers.waiting import LISTED, silent
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from dramatiq.middleware import Middleware
@@ -48,9 +48,6 @@ logger = logging.getLogger("brokers.kafka")
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
 DELIVERY_TIMEOUT_S = 8.0
-
-#: Delayed messages that are listed, unless the caller says otherwise.
-LISTED = 1000
 
 #: Actor options that describe the queue, not the actor.
 QUEUE_OPTIONS = frozenset({"ordered", "batch"})
@@ -293,17 +290,23 @@ class KafkaBroker(dramatiq.Broker):
         return dict(chain.from_iterable(consumer.blocked().items() for consumer in list(self._consumers.values())))
 
     def delayed(
-        self, limit: int = LISTED, *, queue: str | None = None, actor: str | None = None, progress: Progress = silent
+        self,
+        limit: int = LISTED,
+        *,
+        ids: Iterable[str] = (),
+        queue: str | None = None,
+        actor: str | None = None,
+        progress: Progress = silent,
     ) -> Waiting:
         """The *limit* soonest messages that wait for their time, the numbers of all, and the periodic actors.
 
-        Of all queues of the prefix, or what fits *queue* and *actor*.  Reads the whole topic: *progress* is told how
-        far it is, in offsets.
+        Of all queues of the prefix, or what fits all that is given.  Reads the whole topic: *progress* is told how far
+        it is, in offsets.
 
         Raises:
           Unreachable, WrongTopic: see `brokers.errors`.
         """
-        return self._later.waiting(limit, progress, queue=queue, actor=actor)
+        return self._later.waiting(limit, progress, ids=ids, queue=queue, actor=actor)
 
     def cancel(self, *ids: str, queue: str | None = None, actor: str | None = None, progress: Progress = silent) -> int:
         """Take back the delayed messages that fit all that is given; how many there were.
@@ -314,8 +317,6 @@ class KafkaBroker(dramatiq.Broker):
           TypeError: nothing is given, and that would be all.
           Unreachable, DeliveryUnknown, WrongTopic: see `brokers.errors`; some may be cancelled.
         """
-        if not ids and queue is None and actor is None:
-            raise TypeError("cancel what? give ids, a queue or an actor")
         return self._later.cancel(progress, ids=ids, queue=queue, actor=actor)
 
     # Waiting and dropping, for tests.

@@ -77,6 +77,8 @@ class Later:
 
     def cancel(self, progress: Progress, *, ids: Iterable[str] = (), queue: str | None, actor: str | None) -> int:
         """See `KafkaBroker.cancel`."""
+        if not ids and queue is None and actor is None:
+            raise TypeError("cancel what? give ids, a queue or an actor")
         count, broker = 0, self._broker
         for partition, keys in self._topic(progress).keys(self._wanted(ids, queue, actor)):
             for start in range(0, len(keys), CANCELLED_TOGETHER):
@@ -87,7 +89,7 @@ class Later:
 
     def _topic(self, progress: Progress) -> DelayedTopic:
         spec = self._broker.delayed_topic
-        partitions = self._broker.topics.ensure(spec)
+        partitions = self._broker.topics.partitions(spec.name) or 0  # looking makes no topic
         return DelayedTopic(self._broker.client_settings, spec, partitions, self._timeout_s, progress)
 
     def _wanted(self, ids: Iterable[str], queue: str | None, actor: str | None) -> Wanted:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 #: it is known which of them still wait: else many that were fired could stand in the way of those.
 KEPT = 10_000
 
+#: Messages that are listed, unless the caller says otherwise.
+LISTED = 1000
+
 #: Records taken from the client at once, and the longest wait for them in seconds.
 CHUNK = 1000
 POLL_S = 0.1
@@ -45,11 +48,15 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which delayed messages are meant: all that fit every property given."""
+    """Which delayed messages, and which periodic actors, are meant: all that fit every property given."""
 
     ids: frozenset[str] = frozenset()
     topic: str | None = None
     actor: str | None = None
+
+    def periodic(self, actor: Periodic) -> bool:
+        """Whether *actor* is one of them."""
+        return not self.ids and self.topic in {None, actor.topic} and self.actor in {None, actor.actor}
 
     def __call__(self, entry: Entry) -> bool:
         """Whether *entry* is one of them."""
@@ -163,7 +170,8 @@ class DelayedTopic:
                 reading.read(living.take_again)
             entries = sorted([*entries, *living.soonest()])[:limit]
             by_topic += living.by_topic()
-        return Waiting(tuple(entries), dict(by_topic), tuple(roster.periodic(now_ms())), records)
+        periodic = tuple(actor for actor in roster.periodic(now_ms()) if wanted.periodic(actor))
+        return Waiting(tuple(entries), dict(by_topic), periodic, records)
 
     def keys(self, wanted: Wanted) -> Iterator[tuple[int, list[bytes]]]:
         """The keys of the messages that wait, by partition.  Raises as `waiting` does."""

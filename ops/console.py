@@ -159,5 +159,8 @@ def _bars() -> Iterator[Callable[[Step], None]]:
 
 
 def _words(step: Step) -> str:
-    counted = f"  {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB" if step.total else ""
-    return f"{step.text}{counted}"
+    if not step.total:
+        return step.text
+    if step.unit != "bytes":
+        return f"{step.text}  {step.done:,} of {step.total:,} {step.unit}"
+    return f"{step.text}  {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB"

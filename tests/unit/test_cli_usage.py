@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 import cli
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def run(*arguments: str, **environment: str) -> Result:
@@ -27,6 +33,8 @@ def run(*arguments: str, **environment: str) -> Result:
         (["enqueue-query", "RETURN 1", "--max-rows", "0"], "0"),
         (["enqueue-query", "RETURN 1", "--format", "xml"], "'xml' is not one of"),
         (["demo", "--replicas", "1"], "1"),
+        (["delayed", "cancel"], "Give ids, --queue or --actor"),
+        (["delayed", "list", "--limit", "-1"], "-1"),
     ],
 )
 def test_wrong_usage_is_exit_code_two_and_says_what_is_wrong(arguments: list[str], says: str) -> None:
@@ -53,5 +61,14 @@ def test_a_wrong_setting_is_an_object_with_json() -> None:
 
 def test_every_command_takes_json() -> None:
     """As the README says."""
-    for name, command in cli.main.commands.items():
+    for name, command in _leaves(cli.main):
         assert any("--json" in parameter.opts for parameter in command.params), name
+
+
+def _leaves(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """The commands of all groups within groups."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _leaves(command)
+        else:
+            yield name, command

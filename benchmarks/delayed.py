@@ -199,7 +199,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict[str, Any]:
     """What was measured, and on what."""
     return {
         "python": platform.python_version(),

@@ -11,8 +11,8 @@ hundred thousand records a second; so a million messages for next month cost no 
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from brokers.records import Record
 
 PARTITIONS = 4
+
+#: The form of a key: message id, time, and something that no other key has.
+KEY_PARTS = 3
+UNIQUE_CHARS = 12
 
 #: Timers read the topic from its start, so what has been fired must not stay for long: by default it would until a
 #: segment of 1 GB is full, and its tombstone for a day more.  A reader has to see a tombstone within the hour for which
@@ -47,10 +51,22 @@ def delayed_topic(prefix: str) -> TopicSpec:
 
 
 def delayed(record: Outgoing, eta_ms: int, spec: TopicSpec) -> Outgoing:
-    """*record* wrapped for the delayed topic.  Its key there is new: a message may be delayed more than once."""
-    message_id = record.headers.get("message_id", b"").decode(errors="replace")
-    headers = {**record.headers, TOPIC: record.topic.encode(), KEY: record.key or b"", ETA: str(eta_ms).encode()}
-    return Outgoing(spec.name, record.value, f"{message_id}/{uuid.uuid4().hex[:12]}".encode(), headers)
+    """*record* wrapped for the delayed topic.
+
+    Its key there is new: a message may be delayed more than once.  It tells the time, too, so that a timer can pass
+    over what is due much later without looking into it.
+    """
+    headers = {**record.headers, TOPIC: record.topic.encode(), KEY: record.key or b"", ETA: b"%d" % eta_ms}
+    key = b"%b/%d/%b" % (record.headers.get("message_id", b""), eta_ms, os.urandom(6).hex().encode())
+    return Outgoing(spec.name, record.value, key, headers)
+
+
+def eta_in(key: bytes) -> int | None:
+    """The time in the key of a delayed message, in milliseconds; none when it has another form."""
+    parts = key.rsplit(b"/", 2)
+    if len(parts) == KEY_PARTS and len(parts[2]) == UNIQUE_CHARS and parts[1].isdigit():
+        return int(parts[1])
+    return None
 
 
 def cancelled(spec: TopicSpec, key: bytes, partition: int) -> Outgoing:

@@ -80,6 +80,11 @@ class Timer:
 
     def take(self, message: KafkaMessage) -> None:
         """A record of the partition."""
+        key = message.key()
+        if key is not None:
+            is_tombstone = message.value() is None
+            if self._schedule.passes_over(key, message.offset() or 0, is_tombstone=is_tombstone):
+                return
         record = received(message)
         if not self._roster.take(record):
             self._schedule.take(record)

@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 from brokers import clients, codes
 from brokers.clients import Health, base_config
 from brokers.consumer import consumer_config
-from brokers.delays import entry_of, now_ms
+from brokers.delays import entry_of, eta_in, now_ms
 from brokers.errors import Unreachable
 from brokers.records import received
 from brokers.roster import Periodic, Roster
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 #: Messages kept while a partition is read for the first time.  Of more, the soonest are found in a second reading, when
 #: it is known which of them still wait: else many that were fired could stand in the way of those.
 KEPT = 10_000
+
+#: How many more than needed are collected before the later ones are thrown away.
+SLACK = 1000
 
 #: Messages that are listed, unless the caller says otherwise.
 LISTED = 1000
@@ -95,6 +98,7 @@ class Living:
         self._topics: dict[int, str] = {}  # by the hash of the key
         self._kept: dict[bytes, Entry] | None = {}  # none: there were too many
         self._soonest: list[Entry] = []
+        self._bound_ms: int | None = None  # later ones are not among the soonest
 
     def take(self, record: Record) -> None:
         """A record, in the first reading."""
@@ -117,15 +121,22 @@ class Living:
         """Whether the soonest are not known yet."""
         return self._kept is None and self._limit > 0
 
+    def is_soon(self, key: bytes) -> bool:
+        """Whether the second reading has to look into a record of that key."""
+        if hash(key) not in self._topics:
+            return False
+        eta_ms = eta_in(key)
+        return self._bound_ms is None or eta_ms is None or eta_ms <= self._bound_ms
+
     def take_again(self, record: Record) -> None:
-        """A record, in the second reading."""
-        if record.key is None or hash(record.key) not in self._topics:
-            return
+        """A record that is soon, in the second reading."""
         entry = entry_of(record)
-        if entry is not None:
-            self._soonest.append(entry)
-            if len(self._soonest) > 2 * self._limit:
-                self._soonest = sorted(self._soonest)[: self._limit]
+        if entry is None:
+            return
+        self._soonest.append(entry)
+        if len(self._soonest) >= 2 * self._limit + SLACK:
+            self._soonest = sorted(self._soonest)[: self._limit]
+            self._bound_ms = self._soonest[-1].eta_ms
 
     def soonest(self) -> list[Entry]:
         """At most *limit* of them, sooner first."""
@@ -167,7 +178,7 @@ class DelayedTopic:
             living = Living(wanted, limit)
             records += reading.read(roster.take, living.take)
             if living.read_again:
-                reading.read(living.take_again)
+                reading.read(living.take_again, only=living.is_soon)
             entries = sorted([*entries, *living.soonest()])[:limit]
             by_topic += living.by_topic()
         periodic = tuple(actor for actor in roster.periodic(now_ms()) if wanted.periodic(actor))
@@ -230,18 +241,20 @@ class _Reading:
     done: int
     total: int
 
-    def read(self, *takers: Callable[[Record], object]) -> int:
-        """Hand over all its records; how many there were."""
+    def read(self, *takers: Callable[[Record], object], only: Callable[[bytes], bool] | None = None) -> int:
+        """Hand over all its records, or those with *only* such keys; how many there were."""
         records, heard, ended = 0, time.monotonic(), self.first >= self.end
         self.client.assign([self.place])
         while not ended:
             messages = self.client.consume(CHUNK, POLL_S)
             ended = any(self._is_end(message) for message in messages)
-            for record in _records(messages, self.end):
-                records, heard = records + 1, time.monotonic()
+            for record in _records(messages, self.end, only):
+                records += 1
                 for take in takers:
                     take(record)
-                self.progress(self.done + record.offset - self.first, self.total)
+            if messages:
+                heard, at = time.monotonic(), messages[-1].offset() or 0
+                self.progress(self.done + min(at, self.end) - self.first, self.total)
             if time.monotonic() - heard > self.timeout_s:
                 raise Unreachable(f"{self.place} could not be read to its end: nothing for {self.timeout_s:g} s")
         self.client.unassign()
@@ -255,7 +268,9 @@ class _Reading:
         return offset >= self.end - 1
 
 
-def _records(messages: list[KafkaMessage], end: int) -> Iterator[Record]:
+def _records(messages: list[KafkaMessage], end: int, only: Callable[[bytes], bool] | None) -> Iterator[Record]:
     for message in messages:
-        if message.error() is None and (message.offset() or 0) < end:
+        if message.error() is not None or (message.offset() or 0) >= end:
+            continue
+        if only is None or only(message.key() or b""):
             yield received(message)

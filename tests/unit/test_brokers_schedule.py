@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from brokers.delays import delayed, delayed_topic, entry_of
+from brokers.delays import delayed, delayed_topic, entry_of, eta_in
 from brokers.records import Outgoing, Record
 from brokers.schedule import Schedule
 
@@ -23,13 +23,14 @@ def as_record(outgoing: Outgoing, offset: int) -> Record:
 @given(st.binary(max_size=20), st.none() | st.binary(max_size=10), st.integers(0, 2**45))
 def test_a_record_survives_the_delay(value: bytes, key: bytes | None, eta_ms: int) -> None:
     """When it is due it is the record that it was: topic, value, key and headers."""
-    before = Outgoing("p-queue", value, key or None, {"message_id": b"m", "actor": b"a"})
+    before = Outgoing("p-queue", value, key or None, {"message_id": b"m/1", "actor": b"a"})
 
     entry = entry_of(as_record(delayed(before, eta_ms, SPEC), 0))
 
     assert entry is not None
     assert entry.eta_ms == eta_ms
     assert entry.due == before
+    assert eta_in(entry.key) == eta_ms
 
 
 def test_what_is_no_delayed_message_is_no_entry() -> None:
@@ -66,7 +67,8 @@ class Partition(RuleBasedStateMachine):
 
     @rule(delay_ms=st.integers(0, 3000), size=st.integers(0, 200))
     def delay(self, delay_ms: int, size: int) -> None:
-        key = b"m/%06d" % len(self.log)  # hypothesis repeats what it finds, so nothing here may be drawn elsewhere
+        # Hypothesis repeats what it finds, so nothing here may be drawn elsewhere.
+        key = b"m/%d/%012x" % (self.now + delay_ms, len(self.log))
         outgoing = replace(delayed(Outgoing("q", b"v" * size, b"k"), self.now + delay_ms, SPEC), key=key)
         self.log.append(as_record(outgoing, len(self.log)))
         self.waiting[key] = self.now + delay_ms
@@ -86,7 +88,9 @@ class Partition(RuleBasedStateMachine):
 
     def _read_on(self, records: int) -> None:
         for record in self.log[self.cursor : self.cursor + records]:
-            self.schedule.take(record)
+            key, is_tombstone = record.key or b"", record.value is None
+            if not self.schedule.passes_over(key, record.offset, is_tombstone=is_tombstone):
+                self.schedule.take(record)
             self.cursor += 1
         if self.schedule.reading and self.cursor >= self.end:
             self.schedule.end_reading(self.now)

@@ -4,14 +4,16 @@
 
 1. *far*: most of the messages are due within a month.  How fast are they enqueued, and what does a worker weigh that
    waits for them?
-2. *spread*: a part is due within a minute, while the worker reads the partitions again and again.
-3. *burst*: 10,000 are due in the same millisecond.
+2. *spread*: 2,000 a second are due for a minute, more than the worker remembers, so that it reads its partitions again
+   meanwhile.
+3. *burst*: 10,000 more are due in the same millisecond.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -40,8 +42,11 @@ if TYPE_CHECKING:
 
 MONTH_S = 30 * 86_400
 SPREAD_S = 60
-SPREAD = 60_000
+SPREAD = 120_000
 BURST = 10_000
+
+#: Seconds until the first of them is due: in which they are enqueued, and the worker starts.
+AHEAD_S = 90
 
 #: Seconds between two looks.
 LOOK_S = 0.2
@@ -61,7 +66,12 @@ def make_broker(servers: str, prefix: str) -> KafkaBroker:
 
 
 def worker(servers: str, prefix: str) -> None:
-    """Fire, and run nothing: what is fired is read from the queue's topic instead."""
+    """Fire, and run nothing: what is fired is read from the queue's topic instead.  Prints each reading of a partition."""
+    logger = logging.getLogger("brokers.timers")
+    logger.setLevel(logging.DEBUG)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(lambda record: record.msg.startswith("kafka_timer_read"))
+    logger.addHandler(handler)
     broker = make_broker(servers, prefix)
     broker._later.work_on(broker.get_queue("default"))  # noqa: SLF001 - a worker would run what is fired, and weigh more
     sys.stdin.read()  # until the other side ends
@@ -102,20 +112,23 @@ class Bench:
         """All of it."""
         found: dict[str, Any] = {"enqueued_per_s": round(self.messages / self.post(self.far(), self.messages))}
         say(f"enqueued {self.messages:,}: {found['enqueued_per_s']:,} a second")
+        self.post(self.kind("spread", SPREAD, SPREAD_S, in_s=AHEAD_S), SPREAD)
+        self.post(self.kind("first", 1, 0, in_s=0), 1)
         reader = TopicReader(self.broker.client_settings, self.places(), self.take, timeout_s=30)
         process = self.start()
         try:
             found |= self.measure(psutil.Process(process.pid))
         finally:
-            process.communicate()
+            said, _ = process.communicate()
             reader.close()
             self.broker.close()
-        return found
+        readings = [line for line in said.splitlines() if "kafka_timer_read" in line]
+        return found | {"readings": len(readings), "first_readings": readings[: delays.PARTITIONS]}
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[str]:
         """A worker of its own, so that its memory can be told from ours."""
         command = [sys.executable, "-m", "benchmarks.delayed", "--worker", self.servers, self.prefix]
-        return subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - ourselves
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
 
     def places(self) -> list[Place]:
         """The queue's partitions."""
@@ -129,24 +142,21 @@ class Bench:
     def measure(self, process: psutil.Process) -> dict[str, Any]:
         """With a worker that has just been started."""
         began = time.monotonic()
-        self.post(self.kind("probe", 1, 0), 1)
-        self.wait("probe", 1)
-        ready_s = time.monotonic() - began
+        self.wait("first", 1)
+        takeover_s = time.monotonic() - began
         rss_mb = process.memory_info().rss / 2**20
-        say(f"first one fired after {ready_s:.1f} s; the worker has {rss_mb:.0f} MB")
-        self.post(self.kind("spread", SPREAD, SPREAD_S), SPREAD)
-        self.post(self.kind("burst", BURST, 0, in_s=SPREAD_S / 2), BURST)
+        say(f"all read {takeover_s:.1f} s after the start; the worker has {rss_mb:.0f} MB")
+        self.post(self.kind("burst", BURST, 0, in_s=AHEAD_S), BURST)
         most = self.wait("spread", SPREAD, process)
         self.wait("burst", BURST)
         waiting_s = time.monotonic()
         found = self.broker.delayed(20)
         waiting_s = time.monotonic() - waiting_s
         return {
-            "takeover_s": round(ready_s, 1),
-            "read_per_s": round(self.messages / ready_s),
+            "takeover_s": round(takeover_s, 1),
             "worker_rss_mb": round(rss_mb),
             "worker_rss_mb_while_firing": round(most),
-            "late_ms": {kind.decode(): asdict(Lateness.of(late)) for kind, late in self.fired.items()},
+            "late_ms": {kind: asdict(Lateness.of(self.fired[kind.encode()])) for kind in ("spread", "burst")},
             "listed_s": round(waiting_s, 1),
             "still_waiting": found.total,
         }
@@ -158,7 +168,7 @@ class Bench:
             eta = now + 3_600_000 + number * MONTH_S * 1000 // self.messages
             yield f"far@{eta}/{number}", eta
 
-    def kind(self, name: str, count: int, over_s: float, in_s: float = 5) -> Iterator[tuple[str, int]]:
+    def kind(self, name: str, count: int, over_s: float, in_s: float) -> Iterator[tuple[str, int]]:
         """Due from some seconds on, spread over a time."""
         now = delays.now_ms()
         for number in range(count):

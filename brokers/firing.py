@@ -69,7 +69,7 @@ class Timer:
         self._roster = Roster()
         self._refused: dict[bytes, str] = {}  # by key: what a queue does not take, and why
         self._end = 0  # where the reading under way is complete
-        self._not_before = 0.0
+        self._began = self._not_before = 0.0
 
     def wait_ms(self, now: int) -> float:
         """Milliseconds after which `step` has something to do."""
@@ -94,6 +94,8 @@ class Timer:
         if self._schedule.reading and offset >= self._end:
             self._schedule.end_reading(now_ms())
             self._roster.all_is_read()
+            seconds = time.monotonic() - self._began
+            logger.debug("kafka_timer_read place=%s end=%d seconds=%.2f", self._place, self._end, seconds)
 
     def step(self, client: Client) -> bool:
         """Fire what is due; begin, or begin anew, where that is needed.  False when it failed."""
@@ -140,6 +142,7 @@ class Timer:
         if where not in found:
             raise Unreachable(f"Kafka does not tell where the log of {self._place} ends")
         self._end = found[where][1]
+        self._began = time.monotonic()
         self._schedule.begin_reading(now_ms())
         place = TopicPartition(self._place.topic, self._place.partition, OFFSET_BEGINNING)
         client.resume([place])

@@ -66,7 +66,7 @@ def make_broker(servers: str, prefix: str) -> KafkaBroker:
 
 
 def worker(servers: str, prefix: str) -> None:
-    """Fire, and run nothing: what is fired is read from the queue's topic instead.  Prints each reading of a partition."""
+    """Fire, and run nothing: what is fired is read from the queue's topic.  Prints each reading of a partition."""
     logger = logging.getLogger("brokers.timers")
     logger.setLevel(logging.DEBUG)
     handler = logging.StreamHandler(sys.stdout)

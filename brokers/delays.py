@@ -5,8 +5,8 @@ timer.  When messages are due, one Kafka transaction puts them on their queues a
 killed timer, or two that both believe to hold the partition, fire none of them twice and lose none: the transactional
 id belongs to the partition, and a new timer fences the old one before it reads.
 
-A timer remembers only what is due soon.  The rest is found again by reading the partition anew, which goes at some
-hundred thousand records a second; so a million messages for next month cost no memory.
+A timer remembers only what is due soon.  The rest is found again by reading the partition anew, in seconds; so a
+million messages for next month cost no memory.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -215,11 +216,16 @@ def tick(): ...
 """
 
 
-def test_timers_killed_again_and_again_fire_every_message_once(kafka: str, tmp_path: Path) -> None:
-    """1,500 messages due over 12 seconds, two worker processes, one of them killed with -9 every two seconds.
+@pytest.mark.parametrize(
+    ("messages", "kills"), [(1500, 6), pytest.param(6000, 25, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
+)
+def test_timers_killed_again_and_again_fire_every_message_once(
+    kafka: str, tmp_path: Path, messages: int, kills: int
+) -> None:
+    """Messages due over some seconds, two worker processes, one of them killed with -9 every one to three seconds.
 
-    A message may run twice, when its worker was killed before the ack; it is fired once: the queue holds 1,500.  And of
-    an actor that is due every second it never holds two messages for one time.
+    A message may run twice, when its worker was killed before the ack; it is fired once: the queue holds it once.  And
+    of an actor that is due every second it never holds two messages for one time.
     """
     prefix = unique("kill") + "-"
     (tmp_path / "late.py").write_text(ACTORS)
@@ -238,14 +244,14 @@ def test_timers_killed_again_and_again_fire_every_message_once(kafka: str, tmp_p
     workers = [start(), start()]
     try:
         with broker.batching():
-            for n in range(1500):
+            for n in range(messages):
                 work.send_with_options(args=(n,), delay=1000 + 8 * n)
-        for kill in range(6):
-            time.sleep(2)  # the kills are spread over the time in which messages are due
+        for kill in range(kills):
+            time.sleep(random.uniform(1, 3))  # the kills are spread over the time in which messages are due
             _kill(workers[kill % 2])
             workers[kill % 2] = start()
 
-        wait_until(lambda: len(_ran(tmp_path / "out")) == 1500, 90, "every message to run")
+        wait_until(lambda: len(_ran(tmp_path / "out")) == messages, 90, "every message to run")
         wait_until(lambda: broker.delayed().entries == (), 30, "nothing to wait any more")
     finally:
         for process in workers:
@@ -254,7 +260,7 @@ def test_timers_killed_again_and_again_fire_every_message_once(kafka: str, tmp_p
 
     fired = _ids(kafka, prefix + "default")
     ticks = [name for name in fired if name.startswith("tick@")]
-    assert len(fired) - len(ticks) == 1500
+    assert len(fired) - len(ticks) == messages
     assert len(set(ticks)) == len(ticks)
     assert len(ticks) >= 3
 

@@ -8,15 +8,19 @@ from zoneinfo import ZoneInfo
 
 import dramatiq
 import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from brokers import KafkaBroker, cron, every
+from brokers.declarations import Declarations
 from brokers.errors import WrongSchedule
 from brokers.periodic import missed, schedule_of
+from brokers.producer import Pending
 from brokers.records import Outgoing, Record
 from brokers.roster import LEASE_S, RENEW_S, Declaration, Roster, State, Step
+from brokers.topics import Queue, TopicSpec
 
 
 BERLIN = "Europe/Berlin"
@@ -142,6 +146,43 @@ def test_of_many_missed_times_the_latest_counts_unless_it_is_too_old() -> None:
     assert missed(hourly, ms(2026, 1, 1), ms(2026, 1, 5, 7, 5)) == ms(2026, 1, 5, 7)
     assert missed(hourly, ms(2026, 1, 1), ms(2026, 1, 5, 7, 30)) is None
     assert missed(hourly, ms(2026, 1, 5, 7), ms(2026, 1, 5, 7, 5)) is None
+
+
+def test_a_process_declares_what_it_works_on_and_tries_again_when_it_must() -> None:
+    """Nothing of queues that it only sends to; and soon again what Kafka did not confirm."""
+    posted: list[Pending] = []
+
+    def post(record: Outgoing) -> Pending:
+        posted.append(Pending(record))
+        return posted[-1]
+
+    declarations = Declarations(post, "delayed", {})
+    mine, other = (Queue(name, TopicSpec(f"p-{name}"), "g") for name in ("mine", "other"))
+    declarations.add("report", mine, cron("0 3 * * *"))
+    declarations.add("elsewhere", other, every(60))
+    declarations.renew()
+    assert posted == []
+
+    assert declarations.work_on("mine")
+    declarations.renew()
+    declarations.renew()
+    assert [pending.record.key for pending in posted] == [b"periodic/p-mine/report/cron 0 3 * * * UTC"]
+    assert posted[0].record.partition == 0
+
+    posted[0].report(KafkaError(KafkaError._MSG_TIMED_OUT), None)  # type: ignore[arg-type]  # errors have no message
+    declarations.renew()
+    declarations._not_before = 0.0  # the pause is over
+    declarations.renew()
+    assert len(posted) == 2
+
+
+def test_a_periodic_actor_that_comes_too_late_for_an_ordered_queue_is_refused() -> None:
+    """Its worker takes no part in firing."""
+    declarations = Declarations(Pending, "delayed", {})
+    queue = Queue("log", TopicSpec("log", 1, exact=True), "g", ordered=True)
+    assert not declarations.work_on("log")
+    with pytest.raises(WrongSchedule, match="before the worker"):
+        declarations.add("late", queue, every(60))
 
 
 class Log:

@@ -86,7 +86,7 @@ class Timer:
             if self._schedule.passes_over(key, message.offset() or 0, is_tombstone=is_tombstone):
                 return
         record = received(message)
-        if not self._roster.take(record):
+        if not self._roster.take(record, now_ms()):
             self._schedule.take(record)
 
     def at_end(self, offset: int) -> None:
@@ -144,6 +144,8 @@ class Timer:
         self._end = found[where][1]
         self._began = time.monotonic()
         self._schedule.begin_reading(now_ms())
+        if not self._roster.settled:
+            self._roster = Roster()  # with what came before, it would take the reading for a repetition
         place = TopicPartition(self._place.topic, self._place.partition, OFFSET_BEGINNING)
         client.resume([place])
         client.seek(place)

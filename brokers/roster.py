@@ -166,18 +166,26 @@ class Roster:
         self._seen = 0  # one above the highest offset taken
         self._settled = False
 
-    def take(self, record: Record) -> bool:
-        """A record of the partition, in its order, some of them again and again; whether it belongs here."""
+    def take(self, record: Record, now_ms: int | None = None) -> bool:
+        """A record of the partition, in its order, some of them again and again; whether it belongs here.
+
+        With *now_ms*, the clocks of workers need not be right: what they declare is as old as it is here.
+        """
         kind = record.headers.get(KIND)
         if kind is None:
             return False
         if record.value is not None and record.offset >= self._seen:
             self._seen = record.offset + 1
             if kind == DECLARED:
-                self._declare(record.value, record.timestamp_ms)
+                self._declare(record.value, now_ms if now_ms and self._settled else record.timestamp_ms)
             elif kind == SETTLED and not self._settled:
                 self._settle(record.value)
         return True
+
+    @property
+    def settled(self) -> bool:
+        """Whether all has been read once."""
+        return self._settled
 
     def all_is_read(self) -> None:
         """States come from here from now on: what is read of them is an echo, perhaps of an older one."""

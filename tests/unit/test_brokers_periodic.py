@@ -297,6 +297,18 @@ def test_an_actor_that_nobody_declares_any_more_ends(caplog: pytest.LogCaptureFi
     assert len(log.fired) == 2
 
 
+def test_a_worker_whose_clock_is_slow_counts_all_the_same() -> None:
+    """Its declarations are as old as they are here, once the timer reads them as they come."""
+    log = Log()
+    roster = log.roster()
+    now = 10_000_000
+    log.declare("every 10 s", now - HOUR_MS, now - HOUR_MS)
+    for record in log.records:
+        roster.take(record, now)
+    log.run(roster, now)
+    assert len(log.fired) == 1
+
+
 def test_what_is_not_ours_or_not_readable_is_passed_over() -> None:
     """Bad input stops nothing."""
     roster = Roster()

@@ -12,6 +12,7 @@ million messages for next month cost no memory.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -121,8 +122,9 @@ def entry_of(record: Record) -> Entry | None:
     eta, topic = record.headers.get(ETA, b""), record.headers.get(TOPIC, b"")
     if record.key is None or record.value is None or not eta.isdigit() or not topic:
         return None
-    headers = {name: value for name, value in record.headers.items() if name not in {TOPIC, KEY, ETA}}
-    due = Outgoing(topic.decode(errors="replace"), record.value, record.headers.get(KEY) or None, headers)
+    # Many of them are remembered, and all have the same few names.
+    headers = {sys.intern(name): value for name, value in record.headers.items() if name not in {TOPIC, KEY, ETA}}
+    due = Outgoing(sys.intern(topic.decode(errors="replace")), record.value, record.headers.get(KEY) or None, headers)
     return Entry(int(eta), record.key, due)
 
 

@@ -62,6 +62,7 @@ class Timer:
     ) -> None:
         self._config = config
         self._place = TopicPartition(place.topic, place.partition)
+        self._name = f"{place.topic}/{place.partition}"
         self._exists = exists
         self._bounds = bounds
         self._producer: Transactional | None = None
@@ -95,7 +96,7 @@ class Timer:
             self._schedule.end_reading(now_ms())
             self._roster.all_is_read()
             seconds = time.monotonic() - self._began
-            logger.debug("kafka_timer_read place=%s end=%d seconds=%.2f", self._place, self._end, seconds)
+            logger.debug("kafka_timer_read place=%s end=%d seconds=%.2f", self._name, self._end, seconds)
 
     def step(self, client: Client) -> bool:
         """Fire what is due; begin, or begin anew, where that is needed.  False when it failed."""
@@ -104,7 +105,7 @@ class Timer:
         try:
             self._step(client)
         except (KafkaException, BrokerError) as exc:
-            logger.warning("kafka_timer_failed place=%s text=%s", self._place, exc)
+            logger.warning("kafka_timer_failed place=%s text=%s", self._name, exc)
             self._begin_anew()
             return False
         return True
@@ -140,7 +141,7 @@ class Timer:
         where = self._place.topic, self._place.partition
         found = self._bounds([where])
         if where not in found:
-            raise Unreachable(f"Kafka does not tell where the log of {self._place} ends")
+            raise Unreachable(f"Kafka does not tell where the log of {self._name} ends")
         self._end = found[where][1]
         self._began = time.monotonic()
         self._schedule.begin_reading(now_ms())
@@ -163,7 +164,7 @@ class Timer:
         self._roster.written(steps)
         for entry in entries:
             self._refused.pop(entry.key, None)
-        logger.debug("kafka_delayed_fired place=%s messages=%d periodic=%d", self._place, len(entries), len(steps))
+        logger.debug("kafka_delayed_fired place=%s messages=%d periodic=%d", self._name, len(entries), len(steps))
 
     def _send(self, producer: Transactional, entry: Entry) -> None:
         due = entry.due

@@ -11,14 +11,18 @@ from brokers.delays import Entry, entry_of, eta_in
 if TYPE_CHECKING:
     from brokers.records import Record
 
-#: Milliseconds ahead that a timer remembers; how many messages at the most, and how many bytes of them.  Up to three
-#: times as many are in memory for a moment, and a message takes about a kilobyte more than its own bytes.
+#: Milliseconds ahead that a timer remembers; how many messages a reading brings at the most, and how many bytes of
+#: them.  So many are known in each partition beside what the reading before brought; at the worst four times as many
+#: are in memory for a moment.  A message takes some 800 bytes more than its own.
 HORIZON_MS = 600_000
 REMEMBERED = 25_000
 REMEMBERED_BYTES = 16_000_000
 
 #: Before every entry.
 START = (-1, b"")
+
+#: How far a limit is exceeded before the later ones are forgotten: that sorts.
+SLACK = 1.25
 
 #: How many times the length of the last reading the next one begins before it is needed.
 LEAD = 3
@@ -43,13 +47,16 @@ class _Kept:
         if entry is not None:
             self.bytes -= entry.size
 
-    def halve(self) -> tuple[int, bytes]:
-        """Forget the later half, by number and by bytes; the order of the last one that stays."""
+    def exceeds(self, number: float, size: float) -> bool:
+        """Whether there are more than *number*, or more bytes than *size*; one there may always be."""
+        return len(self.entries) > 1 and (len(self.entries) > number or self.bytes > size)
+
+    def cut(self, number: int, size: int) -> tuple[int, bytes]:
+        """Keep the soonest that fit; the order of the last one that stays."""
         by_time = sorted(self.entries.values())
-        number, room = max(len(by_time) // 2, 1), self.bytes // 2
         self.entries, self.bytes = {}, 0
-        for entry in by_time[:number]:
-            if self.entries and self.bytes + entry.size > room:
+        for entry in by_time[: max(number, 1)]:
+            if self.entries and self.bytes + entry.size > size:
                 break
             self.add(entry)
             last = entry.order
@@ -143,23 +150,19 @@ class Schedule:
         if self._found is None or entry.order > self._next_bound:
             return  # for a later reading
         self._found.add(entry)
-        if self._overflows(self._found, 1):
-            self._next_bound = self._found.halve()
+        if self._found.exceeds(SLACK * self._limit, SLACK * self._limit_bytes):
+            self._next_bound = self._found.cut(self._limit, self._limit_bytes)
 
     def _add(self, entry: Entry) -> None:
         self._live.add(entry)
         heapq.heappush(self._heap, entry)
-        if not self._overflows(self._live, 2):
+        number, size = 2 * self._limit, 2 * self._limit_bytes  # of two readings
+        if not self._live.exceeds(SLACK * number, SLACK * size):
             return
-        self._bound = self._live.halve()
+        self._bound = self._live.cut(number, size)
         if self._found is not None:  # the reading has passed what was just forgotten: it gains nothing
             self._found = _Kept()
             self._next_bound = self._bound
-
-    def _overflows(self, kept: _Kept, times: int) -> bool:
-        if len(kept.entries) <= 1:
-            return False
-        return len(kept.entries) > times * self._limit or kept.bytes > times * self._limit_bytes
 
     def due(self, now_ms: int, limit: int) -> list[Entry]:
         """Take out what is due, at most *limit*; `fired` or `put_back` says how it went."""

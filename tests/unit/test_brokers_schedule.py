@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from brokers.delays import delayed, delayed_topic, entry_of, eta_in
 from brokers.records import Outgoing, Record
-from brokers.schedule import Schedule
+from brokers.schedule import SLACK, Schedule
 
 
 SPEC = delayed_topic("p-")
@@ -123,10 +123,9 @@ class Partition(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        for kept, times in ((self.schedule._live, 3), (self.schedule._found, 1)):
+        for kept, times in ((self.schedule._live, 2 * SLACK + SLACK), (self.schedule._found, SLACK)):
             if kept is not None:
-                assert len(kept.entries) <= times * self.LIMIT
-                assert len(kept.entries) <= 1 or kept.bytes <= times * self.LIMIT_BYTES
+                assert not kept.exceeds(times * self.LIMIT, times * self.LIMIT_BYTES)
                 assert kept.bytes == sum(entry.size for entry in kept.entries.values())
 
     def teardown(self) -> None:

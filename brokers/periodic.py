@@ -21,6 +21,9 @@ from brokers.errors import WrongSchedule
 #: common to skip, and what is older than an hour is rarely still wanted.
 GRACE_S = 3600.0
 
+#: Seconds that count as on time, whatever the grace: a timer that is killed is replaced in five.
+ON_TIME_S = 10.0
+
 #: The shortest period, in milliseconds: a transaction each costs 8 ms, and a message at least as much.
 SHORTEST_MS = 1000
 
@@ -99,7 +102,7 @@ def cron(fields: str, *, tz: str = "UTC", grace: float | timedelta = GRACE_S) ->
     """The times of a crontab line's five fields: ``cron("*/5 * * * *")``.
 
     *tz* is a name such as ``Europe/Berlin``.  A time that passed while no worker was there is made up for once, if it
-    is at most *grace* (seconds, or a timedelta) ago.
+    is at most *grace* (seconds, or a timedelta) ago; ten seconds are no delay.
 
     Raises:
       WrongSchedule: the text says what is wrong with it.
@@ -132,7 +135,8 @@ def schedule_of(text: str, grace_s: float = GRACE_S) -> Schedule:
 
 def missed(schedule: Schedule, last_ms: int, now_ms: int) -> int | None:
     """The latest time after *last_ms*, up to *now_ms*, unless it is too long ago: of many missed ones, one counts."""
-    latest, at = None, schedule.after(max(last_ms, now_ms - int(schedule.grace_s * 1000) - 1))
+    grace_ms = int(max(schedule.grace_s, ON_TIME_S) * 1000)
+    latest, at = None, schedule.after(max(last_ms, now_ms - grace_ms - 1))
     while at is not None and at <= now_ms:
         latest, at = at, schedule.after(at)
     return latest

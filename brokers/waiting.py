@@ -244,9 +244,10 @@ class _Reading:
     def read(self, *takers: Callable[[Record], object], only: Callable[[bytes], bool] | None = None) -> int:
         """Hand over all its records, or those with *only* such keys; how many there were."""
         records, heard, ended = 0, time.monotonic(), self.first >= self.end
-        self.client.assign([self.place])
+        if not ended:
+            self.client.assign([self.place])
         while not ended:
-            messages = self.client.consume(CHUNK, POLL_S)
+            messages = self._messages()
             ended = any(self._is_end(message) for message in messages)
             for record in _records(messages, self.end, only):
                 records += 1
@@ -259,6 +260,11 @@ class _Reading:
                 raise Unreachable(f"{self.place} could not be read to its end: nothing for {self.timeout_s:g} s")
         self.client.unassign()
         return records
+
+    def _messages(self) -> list[KafkaMessage]:
+        """What is there; `consume` alone would wait for all of a chunk."""
+        first = self.client.poll(POLL_S)
+        return [] if first is None else [first, *self.client.consume(CHUNK, 0)]
 
     def _is_end(self, message: KafkaMessage) -> bool:
         """Either of the end itself, or of the last record before it."""

@@ -62,13 +62,13 @@ def test_a_periodic_actor_runs_once_per_time_in_the_whole_cluster(kafka: str, me
     """Two workers that both have it; on time, and each time is another message."""
     prefix, ran = unique("periodic") + "-", list[tuple[str, str, float]]()
     members += [Member(kafka, prefix, ran, every(1)) for _ in range(2)]
-    wait_until(lambda: len(ran) >= 8, 30, "both actors to run four times")
+    wait_until(lambda: len(ran) >= 6, 30, "both actors to run three times")
 
     ids = [message_id for message_id, _, _ in ran]
     assert len(set(ids)) == len(ids)
     assert {name.split("@")[0] for name in ids} == {"tick", "tock"}
     late = [at - datetime.fromisoformat(scheduled).timestamp() for _, scheduled, at in ran]
-    assert all(0 <= seconds < 1 for seconds in late[-4:])
+    assert all(0 <= seconds < 1 for seconds in late[-2:])
 
     [first, second] = members[0].broker.delayed().periodic
     assert {first.actor, second.actor} == {"tick", "tock"}

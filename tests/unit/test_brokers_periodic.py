@@ -146,6 +146,9 @@ def test_of_many_missed_times_the_latest_counts_unless_it_is_too_old() -> None:
     assert missed(hourly, ms(2026, 1, 1), ms(2026, 1, 5, 7, 5)) == ms(2026, 1, 5, 7)
     assert missed(hourly, ms(2026, 1, 1), ms(2026, 1, 5, 7, 30)) is None
     assert missed(hourly, ms(2026, 1, 5, 7), ms(2026, 1, 5, 7, 5)) is None
+    strict = cron("0 * * * *", grace=0)
+    assert missed(strict, ms(2026, 1, 1), ms(2026, 1, 5, 7) + 9_000) == ms(2026, 1, 5, 7)
+    assert missed(strict, ms(2026, 1, 1), ms(2026, 1, 5, 7) + 11_000) is None
 
 
 def test_a_process_declares_what_it_works_on_and_tries_again_when_it_must() -> None:

@@ -165,7 +165,7 @@ class Schedule:
             self._next_bound = self._bound
 
     def due(self, now_ms: int, limit: int) -> list[Entry]:
-        """Take out what is due, at most *limit*; `fired` or `put_back` says how it went."""
+        """Take out what is due, at most *limit*; `fired` says that it is fired.  Whoever fails begins anew."""
         entries: list[Entry] = []
         while self._heap and self._heap[0].eta_ms <= now_ms and len(entries) < limit:
             entry = heapq.heappop(self._heap)
@@ -177,11 +177,6 @@ class Schedule:
         """They are on their queues, and their tombstones in the log."""
         for entry in entries:
             self._live.drop(entry.key)
-
-    def put_back(self, entries: list[Entry]) -> None:
-        """They are not on their queues after all."""
-        for entry in entries:
-            heapq.heappush(self._heap, entry)
 
     def next_ms(self) -> int | None:
         """When the next message is due; none when none is known."""

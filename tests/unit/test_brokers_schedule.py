@@ -103,7 +103,7 @@ class Partition(RuleBasedStateMachine):
     def fire(self, limit: int, fails: bool) -> None:
         entries = self.schedule.due(self.now, limit)
         if fails:
-            self.schedule.put_back(entries)
+            self._new_timer()
             return
         for entry in entries:
             assert entry.eta_ms <= self.now

@@ -76,6 +76,7 @@ def test_a_delayed_message_runs_at_its_time(broker: KafkaBroker, worker: Worker)
     assert times["now"] < times["late"]
     assert times["zero"] < times["late"]
     assert sent + 2 <= times["late"] <= sent + 3
+    assert broker.topics.describe([broker.delayed_topic])[0]["wrong"] == []  # its compaction is set
     broker.join("default", timeout=10_000)
     assert len(ran) == 4
 

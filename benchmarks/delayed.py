@@ -46,8 +46,8 @@ SPREAD_S = 60
 SPREAD = 120_000
 BURST = 10_000
 
-#: Seconds until the first of them is due, in which they are enqueued and the worker starts and reads: some, and one more
-#: for so many messages.  A slow machine needs them.
+#: Seconds until the first of them is due, in which they are enqueued and the worker starts and reads: some, and one
+#: more for so many messages.  A slow machine needs them.
 AHEAD_S = 60
 READ_PER_S = 10_000
 

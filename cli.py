@@ -16,6 +16,7 @@ import click
 from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
 from ops.control_cli import control
 from ops.dead_cli import dead
+from ops.delayed_cli import delayed
 
 
 if TYPE_CHECKING:
@@ -347,6 +348,9 @@ def _print_environment(stack: Stack, replica: int) -> None:
 def _end(_signal: int, _frame: object) -> NoReturn:
     """Leave through the same door as Ctrl-C, so that half-started servers are stopped."""
     raise KeyboardInterrupt
+
+
+main.add_command(delayed)
 
 
 if __name__ == "__main__":

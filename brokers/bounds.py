@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public here, though not marked so
 
 
@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     Bounds = Callable[[Collection[Place]], dict[Place, tuple[int, int]]]
 
 
-def bounds(admin: AdminClient, places: Collection[Place], timeout_s: float) -> dict[Place, tuple[int, int]]:
-    """First offset and end of each log; those that nobody answers for are missing."""
-    found = _bounds(admin, places, timeout_s)
+def bounds(
+    admin: AdminClient, places: Collection[Place], timeout_s: float, *, committed: bool = False
+) -> dict[Place, tuple[int, int]]:
+    """First offset and end of each log; those that nobody answers for are missing.
+
+    *committed*: where readers of committed records get to just now, before the first transaction that is still open.
+    """
+    found = _bounds(admin, places, timeout_s, committed=committed)
     missing = [place for place in places if place not in found]
     if not missing:
         return found
@@ -36,18 +41,24 @@ def bounds(admin: AdminClient, places: Collection[Place], timeout_s: float) -> d
         admin.list_topics(timeout=timeout_s)
     except KafkaException:
         return found
-    return found | _bounds(admin, missing, timeout_s)
+    return found | _bounds(admin, missing, timeout_s, committed=committed)
 
 
-def _bounds(admin: AdminClient, places: Collection[Place], timeout_s: float) -> dict[Place, tuple[int, int]]:
+def _bounds(
+    admin: AdminClient, places: Collection[Place], timeout_s: float, *, committed: bool
+) -> dict[Place, tuple[int, int]]:
     first, end = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]  # not annotated
-    firsts, ends = (_asked(admin, places, spec, timeout_s) for spec in (first, end))
+    firsts, ends = (_asked(admin, places, spec, timeout_s, committed=committed) for spec in (first, end))
     return {place: (firsts[place], ends[place]) for place in firsts.keys() & ends.keys()}
 
 
-def _asked(admin: AdminClient, places: Collection[Place], spec: OffsetSpec, timeout_s: float) -> dict[Place, int]:
+def _asked(
+    admin: AdminClient, places: Collection[Place], spec: OffsetSpec, timeout_s: float, *, committed: bool
+) -> dict[Place, int]:
     answers = {}
-    futures = admin.list_offsets({TopicPartition(*place): spec for place in places}, request_timeout=timeout_s)
+    level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+    asked = {TopicPartition(*place): spec for place in places}
+    futures = admin.list_offsets(asked, isolation_level=level, request_timeout=timeout_s)
     for place, future in futures.items():
         try:
             offset = future.result(timeout_s + 1).offset

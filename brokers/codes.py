@@ -50,3 +50,14 @@ FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.I
 
 #: There is no such topic.
 UNKNOWN_TOPIC = KafkaError.UNKNOWN_TOPIC_OR_PART
+
+#: What a topic does not take, now or ever: sending it again changes nothing.
+REFUSED = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)

@@ -21,7 +21,7 @@ from brokers.assignment import Assignment
 from brokers.clients import Callbacks, Health, Seldom, base_config
 from brokers.commits import Commits
 from brokers.keyed import KeyedBuffer, crowded
-from brokers.membership import take_seat
+from brokers.membership import is_displacement, take_seat
 from brokers.ordered import OrderedBuffer
 from brokers.records import received
 from brokers.starts import ASK_KAFKA_S, Start, ask_kafka
@@ -295,7 +295,7 @@ class GroupConsumer:
                 assignment.tracker.reached(message.offset() or 0)
             return
         if error.fatal() or error.code() in codes.ENDING:
-            self.displaced = "group.instance.id" in error.str()
+            self.displaced = is_displacement(error)
             raise KafkaException(error)
         if self._seldom.due(error.name()):
             logger.warning("kafka_consumer_error group=%s code=%s text=%s", self.group_id, error.name(), error.str())

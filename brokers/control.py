@@ -38,6 +38,9 @@ HOLDS_S = 7 * DAY_S
 #: Seconds that workers have to answer.
 ANSWER_S = 2.0
 
+#: Delayed messages that are in memory at a time while they are cancelled.
+CANCELLED_TOGETHER = 10_000
+
 
 class Control:
     """What can be said to all workers of one prefix.  Any thread; every call costs network calls.
@@ -113,12 +116,24 @@ class Control:
         """Take back what is delayed, since it may be for a time when nobody knows of the revocation any more."""
         if self._broker.topics.partitions(self._broker.delayed_topic.name) is None:
             return 0
-        found = [(entry, self._message(entry)) for entry in self._broker.delayed().entries]
-        meant = [(entry, m) for entry, m in found if m is not None and revocation.covers(m, revocation.at_ms)]
-        for entry, message in meant:
-            self._broker.publish(Outgoing(self._broker.delayed_topic.name, None, entry.key), self._broker.delayed_topic)
-            self._tell(message, revocation)
-        return len(meant)
+        wanted: dict[str, Any] = (
+            {"ids": [revocation.name]} if revocation.kind == "id" else {revocation.kind: revocation.name}
+        )
+        count = 0
+        while True:
+            waiting = self._broker.delayed(CANCELLED_TOGETHER, **wanted).entries
+            cancelled = sum(self._cancel_one(entry, revocation) for entry in waiting)
+            count += cancelled
+            if not cancelled or len(waiting) < CANCELLED_TOGETHER:
+                return count
+
+    def _cancel_one(self, entry: Entry, revocation: Revocation) -> bool:
+        message = self._message(entry)
+        if message is None or not revocation.covers(message, revocation.at_ms):
+            return False
+        self._broker.publish(Outgoing(self._broker.delayed_topic.name, None, entry.key), self._broker.delayed_topic)
+        self._tell(message, revocation)
+        return True
 
     def _message(self, entry: Entry) -> dramatiq.Message[Any] | None:
         topics = {queue.topic.name: name for name, queue in self._broker.queues.items()}

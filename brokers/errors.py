@@ -15,6 +15,7 @@
         ├── WrongKey               a message's key is neither text nor number
         ├── WrongPriority          a message names a level that its queue does not have
         ├── WrongSetting           Kafka's client does not take its settings
+        ├── WrongSchedule          what is declared as periodic is no schedule
         ├── ControlRefused         what was asked of all workers cannot be done
         ├── Undecodable            a record is not a message; it is parked
         ├── LetterUnknown          no such dead letter waits
@@ -122,6 +123,10 @@ class WrongSetting(KafkaError):
 
 class ControlRefused(KafkaError):
     """What was asked of all workers cannot be done; the text says why."""
+
+
+class WrongSchedule(KafkaError):
+    """What an actor is declared with as ``periodic`` is no schedule; the text says why."""
 
 
 class Undecodable(KafkaError):

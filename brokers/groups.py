@@ -11,6 +11,7 @@ from dramatiq.errors import QueueJoinTimeout
 
 from brokers.bounds import bounds
 from brokers.errors import Unreachable, WrongTopic
+from brokers.waiting import silent
 
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
     from brokers.bounds import Place
+    from brokers.later import Later
     from brokers.topics import Queue, Topics, TopicSpec
-    from brokers.waiting import Waiting
 
 #: Seconds between two looks at a queue that is waited for.
 JOIN_EVERY_S = 0.05
@@ -34,12 +35,12 @@ class Groups:
         admin: Callable[[], AdminClient],
         topics: Topics,
         delayed_topic: TopicSpec,
-        delayed: Callable[[], Waiting],
+        later: Later,
         timeout_s: float,
     ) -> None:
         self._admin = admin
         self._delayed_topic = delayed_topic
-        self._delayed = delayed
+        self._later = later
         self._topics = topics
         self._timeout_s = timeout_s
 
@@ -70,7 +71,7 @@ class Groups:
         delayed, topics = self._places(self._delayed_topic), {level.topic.name for level in queue.levels}
         before = self._ends(delayed)
         nothing_ever = all(first == end for first, end in before.values())
-        if not nothing_ever and any(entry.due.topic in topics for entry in self._delayed().entries):
+        if not nothing_ever and topics & self._later.waiting(0, silent, queue=None, actor=None).by_topic.keys():
             return False
         # Firing writes there, too, and so does its commit: while the ends stay, nothing has moved between the two.
         return not self.left(queue) and self._ends(delayed) == before

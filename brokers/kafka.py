@@ -20,33 +20,36 @@ from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
 from brokers.control import Control
-from brokers.delays import delayed_topic, parked_topic
+from brokers.declarations import schedule_of_actor
+from brokers.delays import delayed_topic
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
+from brokers.later import Later
 from brokers.letterbox import DeadLetters, dead_letters
 from brokers.orders import control_topic
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
-from brokers.records import Outgoing
 from brokers.running import interruptible
 from brokers.sending import Sending
 from brokers.starts import ASK_KAFKA_S
 from brokers.station import Station
 from brokers.suspects import MAX_CRASHES, Alone
-from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
-from brokers.waiting import Waiting, waiting
+from brokers.waiting import LISTED, silent
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from dramatiq.middleware import Middleware
 
     from brokers.assignment import Blocked
     from brokers.bounds import Place
+    from brokers.periodic import Schedule
+    from brokers.records import Outgoing
     from brokers.topics import Decode, Start
+    from brokers.waiting import Progress, Waiting
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
 DELIVERY_TIMEOUT_S = 8.0
@@ -64,10 +67,13 @@ class KafkaBroker(dramatiq.Broker):
     Constructing it does no I/O; clients are made at first use, and anew in a forked child.  A queue ``q`` is the topic
     ``<prefix>q``, made on first use; its failed messages are parked on ``<prefix>q.XQ``.
 
-    Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place), ``batch=n`` (the
-    actor gets a list of up to n messages, consecutive ones on an ordered queue) and ``max_priority=n`` (levels 0 to n,
-    higher ones first; not for ordered queues).  Message options: ``key`` (the messages of one key share a partition,
-    and run in their order) and ``broker_priority`` (the level).
+    Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place), ``batch=n``
+    (the actor gets a list of up to n messages, consecutive ones on an ordered queue) and ``max_priority=n`` (levels 0
+    to n, higher ones first; not for ordered queues).  Message options: ``key`` (the messages of one key share a
+    partition, and run in their order) and ``broker_priority`` (the level).
+
+    Actor option ``periodic``: `brokers.cron` or `brokers.every`; the cluster calls the actor, without arguments, at
+    those times, as long as a worker that has it is there.
 
     A delayed message lies on the topic ``<prefix>delayed`` until its time; any worker of the same prefix fires it.
 
@@ -109,11 +115,12 @@ class KafkaBroker(dramatiq.Broker):
         self.delayed_topic = delayed_topic(prefix)
         self.control_topic = control_topic(prefix)
         self.group_id = group_id
-        self.actor_options |= QUEUE_OPTIONS
+        self.actor_options |= QUEUE_OPTIONS | {"periodic"}
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
         self._timeout_s = delivery_timeout_s
         self._alone = Alone(max_crashes)
+        self._schedules: dict[str, tuple[Queue, Schedule]] = {}  # by actor
         self._begin_process()
         os.register_at_fork(after_in_child=_weakly(self._begin_process))
 
@@ -123,14 +130,21 @@ class KafkaBroker(dramatiq.Broker):
         self._health = Health()
         self._admin_client: clients.AdminClient | None = None
         self._consumers: dict[str, GroupConsumer] = {}  # by group
-        self._timers: Timers | None = None
         self._worked_on: dict[Queue, list[Queue]] = {}
         self._alone = Alone(self._alone.most)
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
         self._sending = Sending(self)
         self._async_sending = AsyncSending(self, self._sending)
-        self._groups = Groups(self._admin, self.topics, self.delayed_topic, self.delayed, self._timeout_s)
+        self._later = Later(
+            self,
+            health=self._health,
+            protocol=self._protocol,
+            bounds=lambda places: bounds(self._admin(), places, ASK_KAFKA_S, committed=True),
+            timeout_s=self._timeout_s,
+            schedules=self._schedules,
+        )
+        self._groups = Groups(self._admin, self.topics, self.delayed_topic, self._later, self._timeout_s)
         self._station = Station(self, lambda: list(self._consumers.values()), timeout_s=self._timeout_s)
         self.control = Control(self, self._admin, timeout_s=self._timeout_s)
 
@@ -193,7 +207,9 @@ class KafkaBroker(dramatiq.Broker):
         Raises:
           WrongTopic: its queue options contradict another actor's, or an ordered actor wants to be retried elsewhere in
             the log.
+          WrongSchedule: what it has as ``periodic`` is no schedule, or it takes arguments.
         """
+        schedule = schedule_of_actor(actor)
         self.emit_before("declare_actor", actor)
         options = {name: actor.options[name] for name in QUEUE_OPTIONS if name in actor.options}
         self.declare_queue(actor.queue_name, **options)
@@ -205,6 +221,8 @@ class KafkaBroker(dramatiq.Broker):
         interruptible(actor, lambda: self._station.running)
         self.actors[actor.actor_name] = actor
         self.emit_after("declare_actor", actor)
+        if schedule is not None:
+            self._later.declarations.add(actor.actor_name, self.queues[actor.queue_name], schedule)
 
     def get_queue(self, queue_name: str) -> Queue:
         """The queue as declared.  Raises `QueueNotFound`."""
@@ -308,8 +326,7 @@ class KafkaBroker(dramatiq.Broker):
         for level in levels:
             self.topics.ensure(level.topic)
         self._station.listen()
-        if not queue.ordered:
-            self._start_timers()
+        self._later.work_on(queue)
         consumer = self._consumer(queue.group_id)
         consumer.open(levels)
         buffers = [consumer.buffer(level) for level in queue.levels]
@@ -334,20 +351,6 @@ class KafkaBroker(dramatiq.Broker):
     def _send_late(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         self.enqueue(message, delay=delay)
 
-    def _start_timers(self) -> None:
-        """This process takes its part in firing delayed messages, whatever queues it works on."""
-        self.topics.ensure(self.delayed_topic)
-        self.topics.ensure(parked_topic(self.delayed_topic))
-        with self._lock:
-            if self._timers is None or not self._timers.running:
-                self._timers = Timers(
-                    self._settings,
-                    self.delayed_topic,
-                    health=self._health,
-                    protocol=self._protocol,
-                    exists=lambda name: self.topics.partitions(name) is not None,
-                )
-
     def _consumer(self, group_id: str) -> GroupConsumer:
         with self._lock:
             consumer = self._consumers.get(group_id)
@@ -365,21 +368,35 @@ class KafkaBroker(dramatiq.Broker):
         """What this process holds and what does not go on, and why: ``topic/partition``, or ``topic/partition key``."""
         return dict(chain.from_iterable(consumer.blocked().items() for consumer in list(self._consumers.values())))
 
-    def delayed(self) -> Waiting:
-        """The messages that wait for their time, of all queues of the prefix; reads the whole topic.
+    def delayed(
+        self,
+        limit: int = LISTED,
+        *,
+        ids: Iterable[str] = (),
+        queue: str | None = None,
+        actor: str | None = None,
+        progress: Progress = silent,
+    ) -> Waiting:
+        """The *limit* soonest messages that wait for their time, the numbers of all, and the periodic actors.
+
+        Of all queues of the prefix, or what fits all that is given.  Reads the whole topic: *progress* is told how far
+        it is, in offsets.
 
         Raises:
           Unreachable, WrongTopic: see `brokers.errors`.
         """
-        partitions = self.topics.ensure(self.delayed_topic)
-        return waiting(self._settings, self.delayed_topic, partitions, timeout_s=self._timeout_s)
+        return self._later.waiting(limit, progress, ids=ids, queue=queue, actor=actor)
 
-    def cancel(self, message_id: str) -> int:
-        """Take back every delayed message of that id; how many there were.  What is due this moment may still run."""
-        found = [entry for entry in self.delayed().entries if entry.key.startswith(f"{message_id}/".encode())]
-        for entry in found:
-            self.publish(Outgoing(self.delayed_topic.name, None, entry.key), self.delayed_topic)
-        return len(found)
+    def cancel(self, *ids: str, queue: str | None = None, actor: str | None = None, progress: Progress = silent) -> int:
+        """Take back the delayed messages that fit all that is given; how many there were.
+
+        What is due this moment may still run.  Periodic actors are not concerned: they end with their declarations.
+
+        Raises:
+          TypeError: nothing is given, and that would be all.
+          Unreachable, DeliveryUnknown, WrongTopic: see `brokers.errors`; some may be cancelled.
+        """
+        return self._later.cancel(progress, ids=ids, queue=queue, actor=actor)
 
     def dead_letters(self, queue_name: str) -> DeadLetters:
         """What was parked of a queue, to list, replay or purge; the queue need not be declared here.
@@ -425,9 +442,7 @@ class KafkaBroker(dramatiq.Broker):
         """
         with self._lock:
             consumers, self._consumers = list(self._consumers.values()), {}
-            timers, self._timers = self._timers, None
-        if timers is not None:
-            timers.close()
+        self._later.close()
         for consumer in consumers:
             consumer.begin_close()
         for consumer in consumers:

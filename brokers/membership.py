@@ -19,7 +19,11 @@ import tempfile
 import uuid
 import weakref
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError
 
 logger = logging.getLogger("brokers.consumer")
 
@@ -64,6 +68,11 @@ def take_seat(group_id: str, folder: Path | None = None) -> Seat | None:
     except OSError as exc:
         logger.info("kafka_no_seat group=%s text=%s", group_id, exc)
     return None
+
+
+def is_displacement(error: KafkaError) -> bool:
+    """Whether the member has ended because another one has the same name: a machine that looks like this one."""
+    return "group.instance.id" in error.str()
 
 
 def _machine() -> str:

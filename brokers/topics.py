@@ -63,6 +63,7 @@ class TopicSpec:
     """How a topic has to be.
 
     *retention_s* is in seconds, negative for ever.  Without *replicas* there are three where there are three servers.
+    *more*: further settings of Kafka's for the topic.
     """
 
     name: str
@@ -72,6 +73,7 @@ class TopicSpec:
     compacted: bool = False
     replicas: int | None = None
     max_message_bytes: int | None = None
+    more: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not _name.fullmatch(self.name) or len(self.name) > NAME_LIMIT:
@@ -83,6 +85,7 @@ class TopicSpec:
         """Kafka's settings for a new topic of this kind."""
         retention_ms = -1 if self.retention_s < 0 else int(self.retention_s * 1000)
         config = {"min.insync.replicas": "2" if replicas >= 3 else "1"}  # noqa: PLR2004 - one of three may fail
+        config |= dict(self.more)
         if self.max_message_bytes is not None:
             config["max.message.bytes"] = str(self.max_message_bytes)
         if self.compacted:

@@ -60,6 +60,14 @@ state_dir_option = click.option(
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
+state_dir_option = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".stack"),
+    show_default=True,
+    help="Where the servers keep data, logs and ports.",
+)
+
 
 class Command(click.Command):
     """A command whose expected errors become one line (or one JSON object) and an exit code."""
@@ -161,5 +169,8 @@ def _bars() -> Iterator[Callable[[Step], None]]:
 
 
 def _words(step: Step) -> str:
-    counted = f"  {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB" if step.total and step.told else ""
-    return f"{step.text}{counted}"
+    if not step.total:
+        return step.text
+    if step.unit != "bytes":
+        return f"{step.text}  {step.done:,} of {step.total:,} {step.unit}"
+    return f"{step.text}  {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB"

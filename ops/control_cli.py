@@ -186,7 +186,7 @@ def inspect(*, timeout: float, state_dir: Path, as_json: bool) -> None:
     with _control(state_dir) as said:
         found = said.inspect(timeout)
     if as_json:
-        from msgspec import to_builtins  # noqa: PLC0415 - as in `_control`
+        from msgspec import to_builtins
 
         print_json(to_builtins(found))
     else:
@@ -213,7 +213,7 @@ def ping(*, timeout: float, state_dir: Path, as_json: bool) -> None:
 
 @contextmanager
 def _control(state_dir: Path) -> Iterator[Control]:
-    from ops.connection import connected, settings_for  # noqa: PLC0415 - heavy, and --help needs none of it
+    from ops.connection import connected, settings_for
 
     with connected(settings_for(state_dir)) as app:
         yield app.broker.control

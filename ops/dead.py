@@ -119,7 +119,7 @@ def steps(display: Progress) -> Callable[[int, int], None]:
     """Show on *display* how far a replay is."""
 
     def show(done: int, total: int) -> None:
-        display(Step("replay", f"{done:,} of {total:,} letters", done, total, finished=done == total, told=False))
+        display(Step("replay", "", done, total, "letters", finished=done == total))
 
     return show
 

@@ -52,7 +52,7 @@ def dead() -> None:
 @json_option
 def list_letters(*, queue: str | None, limit: int, state_dir: Path, as_json: bool, **filters: str | None) -> None:
     """Count the letters of all queues, or list those of one."""
-    from ops.dead import counts, letters_of  # noqa: PLC0415  # heavy, and --help has no use for them
+    from ops.dead import counts, letters_of  # heavy, and --help has no use for them
 
     chosen = Selection.of((), **filters)
     if queue is None:
@@ -80,7 +80,7 @@ def list_letters(*, queue: str | None, limit: int, state_dir: Path, as_json: boo
 @json_option
 def show(*, queue: str, letter_id: str, state_dir: Path, as_json: bool) -> None:
     """Show all that is known of one letter: where it failed and why, its history, its body."""
-    from ops.dead import letters_of, whole  # noqa: PLC0415  # as above
+    from ops.dead import letters_of, whole  # as above
 
     with letters_of(state_dir, queue) as letters:
         found = whole(letters.get(letter_id))
@@ -124,7 +124,7 @@ def replay(
 
     Exit code 4 when some were refused; the text says why.
     """
-    from ops.dead import letters_of, steps  # noqa: PLC0415  # as above
+    from ops.dead import letters_of, steps  # as above
 
     where = Selection.of(ids, **filters).required(everything=everything).where()
     with letters_of(state_dir, queue) as letters:
@@ -163,7 +163,7 @@ def purge(
     Their bytes leave the disk at once where no older letter of the same partition waits, and with the topic's retention
     of 30 days at the latest.
     """
-    from ops.dead import letters_of  # noqa: PLC0415  # as above
+    from ops.dead import letters_of  # as above
 
     where = Selection.of(ids, **filters).required(everything=everything).where()
     with letters_of(state_dir, queue) as letters:

@@ -3,6 +3,7 @@
 OpsError
 ├── InputUnusable               what was typed, or stands in a file, cannot be sent
 ├── KafkaAway                   (retryable) no Kafka server answers
+├── NotDelayed                  no message of that id waits for its time
 ├── SendingStopped              some commands of a file are in the log, and others are not
 ├── NotProven                   the demo did not show what it promises
 └── StackError                  the local stack
@@ -40,6 +41,10 @@ class KafkaAway(OpsError):
     """No Kafka server answers at the configured address."""
 
     retryable = True
+
+
+class NotDelayed(OpsError):
+    """No delayed message has that id: it was never sent, or has been fired or cancelled."""
 
 
 class SendingStopped(OpsError):

@@ -12,9 +12,9 @@ class Step:
 
     name: str  #: "jars", or the server's name
     text: str  #: a few words, for people
-    done: int = 0  #: bytes so far
-    total: int = 0  #: bytes in all; 0 when there is nothing to count
-    told: bool = True  #: whether the numbers are shown, as megabytes; else *text* says what they are
+    done: int = 0  #: bytes, or whatever *unit* says, so far
+    total: int = 0  #: of them in all; 0 when there is nothing to count
+    unit: str = "bytes"
     finished: bool = False
 
 

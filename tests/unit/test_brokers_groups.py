@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from dramatiq.errors import QueueJoinTimeout
 
 from brokers import groups
-from brokers.delays import Entry
 from brokers.errors import Unreachable
 from brokers.groups import Groups
-from brokers.records import Outgoing
 from brokers.topics import Queue, TopicSpec
 from brokers.waiting import Waiting
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
     from brokers.bounds import Place
+    from brokers.later import Later
     from brokers.topics import Topics
 
 QUEUE = Queue("mine", TopicSpec("mine", 1), "group", max_priority=1)
@@ -57,10 +57,10 @@ class Server:
         """What the group has committed."""
         return {place: self.done[place[0]] for place in places}
 
-    def waiting(self) -> Waiting:
+    def waiting(self, limit: int, progress: object, *, queue: str | None, actor: str | None) -> Waiting:
         """What is delayed."""
         self.reads += 1
-        return Waiting(tuple(Entry(1, b"key", Outgoing(topic, b"")) for topic in self.delayed))
+        return Waiting((), Counter(self.delayed), (), len(self.delayed))
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 def of(server: Server, timeout_s: float = 5) -> Groups:
     """What is tested."""
-    answers = Groups(lambda: cast("AdminClient", None), cast("Topics", server), DELAYED, server.waiting, timeout_s)
+    answers = Groups(
+        lambda: cast("AdminClient", None), cast("Topics", server), DELAYED, cast("Later", server), timeout_s
+    )
     answers._commits = server.commits  # type: ignore[method-assign]
     return answers
 

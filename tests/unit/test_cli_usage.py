@@ -53,6 +53,8 @@ def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
         (["control", "unrevoke", "--actor", "work", "--queue", "q"], "exactly one of"),
         (["control", "pause"], "Missing argument 'QUEUE'"),
         (["control", "inspect", "--timeout", "0"], "0"),
+        (["delayed", "cancel"], "Give ids, --queue or --actor"),
+        (["delayed", "list", "--limit", "-1"], "-1"),
     ],
 )
 def test_wrong_usage_is_exit_code_two_and_says_what_is_wrong(arguments: list[str], says: str) -> None:

@@ -110,7 +110,7 @@ class KafkaBroker(dramatiq.Broker):
         self._consumers: dict[str, GroupConsumer] = {}  # by group
         self._timers: Timers | None = None
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
-        self.topics = Topics(self._admin, self._timeout_s)
+        self.topics = Topics(self._admin, self._timeout_s, why=self._health.why)
         self._sending = Sending(self)
         self._groups = Groups(self._admin, self.topics, self.delayed, self._timeout_s)
 

@@ -125,9 +125,12 @@ class Topics:
     Any thread; one network call a topic and process.
     """
 
-    def __init__(self, admin: Callable[[], AdminClient], timeout_s: float) -> None:
+    def __init__(
+        self, admin: Callable[[], AdminClient], timeout_s: float, *, why: Callable[[], str] = lambda: ""
+    ) -> None:
         self._admin = admin
         self._timeout_s = timeout_s
+        self._why = why  # what clients have said about their servers
         self._lock = threading.Lock()
         self._known: dict[TopicSpec, int] = {}
 
@@ -177,7 +180,8 @@ class Topics:
         try:
             return self._admin().list_topics(timeout=self._timeout_s)  # of all: asking for one can make it
         except KafkaException as exc:
-            raise Unreachable(f"cannot reach Kafka: {exc.args[0].str()}") from exc
+            self._admin().poll(0)  # hands over what the client has to say
+            raise Unreachable(f"cannot reach Kafka: {exc.args[0].str()}{self._why()}") from exc
 
     def _check(self, spec: TopicSpec, partitions: int) -> int:
         if spec.exact and partitions != spec.partitions:

@@ -56,6 +56,34 @@ class Settings(BaseSettings):
     ssl_key_password: str | None = Field(
         None, alias="B_SSL_KEY_PASSWORD", description="The private key's password, if it has one.", repr=False
     )
+    signing_keys: Path | None = Field(
+        None, alias="SIGNING_KEYS", description="The key ring, made by `keys new`; switches signatures on."
+    )
+    signing: Literal["accept", "required"] = Field(
+        "required",
+        alias="SIGNING",
+        description="With a key ring: `required`, or `accept` unsigned messages while senders learn to sign.",
+    )
+    commands_signed_from: int | None = Field(
+        None,
+        alias="COMMANDS_SIGNED_FROM",
+        ge=0,
+        description="The offset from which on unsigned commands are rejected; the same for all replicas, for ever.",
+    )
+    claim_store: str | None = Field(
+        None,
+        alias="CLAIM_STORE",
+        repr=False,
+        pattern=r"^(file:///.|rediss?://|unix://)",
+        description="Where the content of large messages lies: `file:///folder` or `redis://...`.",
+    )
+    max_message_bytes: int = Field(
+        1_000_000,
+        alias="MAX_MESSAGE_BYTES",
+        ge=1000,
+        le=3_900_000,
+        description="The largest record of a message; what is larger goes to the claim store, or is refused.",
+    )
     topic_prefix: str = Field("", alias="B_TOPIC_PREFIX", description="Put before every topic name.")
     command_topic: str = Field(
         "command", alias="COMMAND_TOPIC", description="The ordered log of writes; one partition."
@@ -117,7 +145,7 @@ class Settings(BaseSettings):
             raise ValueError("B_USERNAME and B_PASSWORD are set together or not at all")
         return self
 
-    @field_validator("ssl_ca", "ssl_certificate", "ssl_key")
+    @field_validator("ssl_ca", "ssl_certificate", "ssl_key", "signing_keys")
     @classmethod
     def _files_can_be_read(cls, value: Path | None) -> Path | None:
         if value is not None:
@@ -139,6 +167,19 @@ class Settings(BaseSettings):
             raise ValueError(f"B_SECURITY_PROTOCOL={protocol} has no TLS, and a B_SSL_ setting asks for it")
         if (self.ssl_certificate is None) != (self.ssl_key is None):
             raise ValueError("B_SSL_CERTIFICATE and B_SSL_KEY are set together or not at all")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_agree_on_what_is_signed(self) -> Settings:
+        """Which commands count may depend on nothing that changes at another moment on another replica."""
+        if self.signing_keys is None:
+            if self.commands_signed_from is not None or "signing" in self.model_fields_set:
+                raise ValueError("SIGNING and COMMANDS_SIGNED_FROM need SIGNING_KEYS")
+        elif self.signing == "required" and self.commands_signed_from is None:
+            raise ValueError(
+                "SIGNING=required needs COMMANDS_SIGNED_FROM: the offset of the first command that has to be signed,"
+                " the same for all replicas; 0 for a new log"
+            )
         return self
 
     @property

@@ -204,6 +204,10 @@ class Buffer:
                 self._finished(unit)
             self.changed.notify_all()
 
+    def hold(self, unit: Unit, reason: str, retry_after_s: float | None = None) -> None:
+        """*unit* cannot be done just now: hand it out again after a pause."""
+        raise NotImplementedError
+
     def release(self, unit: Unit) -> None:
         """*unit* was handed out and not done: hand it out again, first."""
         with self.changed:

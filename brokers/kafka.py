@@ -19,6 +19,7 @@ from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.consumer import GroupConsumer
 from brokers.delays import delayed_topic, parked_topic
+from brokers.envelope import Envelope
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
 from brokers.producer import Delivery, Producer
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from brokers.assignment import Blocked
     from brokers.bounds import Place
-    from brokers.topics import Decode, Start
+    from brokers.topics import Decode, Refused, Start
 
 logger = logging.getLogger("brokers.kafka")
 
@@ -74,6 +75,7 @@ class KafkaBroker(dramatiq.Broker):
       middleware: as in Dramatiq.
       delivery_timeout_s: seconds within which Kafka has to confirm a send.
       group_protocol: ``classic`` or ``consumer`` (KIP-848).
+      envelope: signatures, where content lies that is too large for a record, and how messages are encoded.
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
     """
 
@@ -89,12 +91,14 @@ class KafkaBroker(dramatiq.Broker):
         middleware: Sequence[Middleware] | None = None,
         delivery_timeout_s: float = DELIVERY_TIMEOUT_S,
         group_protocol: str = "classic",
+        envelope: Envelope | None = None,
         **client: Any,
     ) -> None:
         super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
         self.prefix = prefix
         self.delayed_topic = delayed_topic(prefix)
         self.group_id = group_id
+        self.envelope = envelope or Envelope()
         self.actor_options |= QUEUE_OPTIONS
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
@@ -131,6 +135,7 @@ class KafkaBroker(dramatiq.Broker):
         batch: int | None = None,
         start: Start | None = None,
         decode: Decode | None = None,
+        refused: Refused | None = None,
     ) -> None:
         """Declare a queue; again, with nothing or the same, changes nothing.
 
@@ -140,13 +145,15 @@ class KafkaBroker(dramatiq.Broker):
         known = self.queues.get(queue_name)
         if known is not None:
             given = {"topic": topic, "group_id": group_id, "batch": batch, "start": start, "decode": decode}
-            _agree(known, given | {"ordered": ordered or None})
+            _agree(known, given | {"ordered": ordered or None, "refused": refused})
             return
         if topic is None:
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or self.group_id
-        queue = Queue(queue_name, topic, group_id, ordered=ordered, batch=batch, start=start, decode=decode)
+        queue = Queue(
+            queue_name, topic, group_id, ordered=ordered, batch=batch, start=start, decode=decode, refused=refused
+        )
         self._refuse_taken(queue)
         self.emit_before("declare_queue", queue_name)
         self.queues[queue_name] = queue
@@ -250,7 +257,15 @@ class KafkaBroker(dramatiq.Broker):
             self._start_timers()
         buffer = self._consumer(queue.group_id).open(queue)
         timeout_s = timeout / 1000
-        return Reader(queue, buffer, park=self.publish, send=self._send_late, prefetch=prefetch, timeout_s=timeout_s)
+        return Reader(
+            queue,
+            buffer,
+            envelope=self.envelope,
+            park=self.publish,
+            send=self._send_late,
+            prefetch=prefetch,
+            timeout_s=timeout_s,
+        )
 
     def _send_late(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         self.enqueue(message, delay=delay)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
 import msgspec
-from dramatiq.message import get_encoder
+from dramatiq.encoder import JSONEncoder
 
 from brokers.errors import Undecodable, WrongKey
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confluent_kafka import Message as KafkaMessage
+    from dramatiq.encoder import Encoder
 
     _Headers = list[tuple[str, str | bytes | None]]  # the stub allows what only a sender may hand in
 
@@ -47,6 +48,10 @@ class Record:
         """Bytes of key and value."""
         return len(self.key or b"") + len(self.value or b"")
 
+    def with_value(self, value: bytes) -> Record:
+        """The same with another value."""
+        return replace(self, value=value)
+
     def __str__(self) -> str:
         return f"{self.topic}/{self.partition}@{self.offset}"
 
@@ -60,6 +65,16 @@ class Outgoing:
     key: bytes | None = None
     headers: Mapping[str, bytes] = field(default_factory=dict)
     partition: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        headers = sum(len(name) + len(value) for name, value in self.headers.items())
+        return len(self.key or b"") + len(self.value or b"") + headers
+
+    def with_headers(self, further: Mapping[str, bytes]) -> Outgoing:
+        """The same with *further* headers."""
+        return replace(self, headers={**self.headers, **further})
 
     def without_value(self) -> Outgoing:
         """The same with nothing but key and headers."""
@@ -127,8 +142,12 @@ def _text(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # a lone surrogate is no reason to refuse a message
 
 
-def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
-    """The message that *record* carries.
+#: What reads a message unless the application's own encoder is trusted.  Pickle, above all, would run what lies there.
+JSON: Encoder = JSONEncoder()
+
+
+def decode(record: Record, queue_name: str, encoder: Encoder = JSON) -> dramatiq.Message[Any]:
+    """The message that *record* carries, in JSON, or in what *encoder* reads.
 
     Its queue name is forced to *queue_name*: a message that claims another queue would be acked on a queue that it
     never came from.
@@ -138,7 +157,7 @@ def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
     """
     if record.value is None:
         raise Undecodable("the record has no value")
-    wire = _strict(record.value)
+    wire = _strict(record.value, encoder)
     return dramatiq.Message(
         queue_name=queue_name,
         actor_name=wire.actor_name,
@@ -150,13 +169,13 @@ def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
     )
 
 
-def _strict(value: bytes) -> _Wire:
+def _strict(value: bytes, encoder: Encoder) -> _Wire:
     try:
         return _decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         reason = exc
-    try:  # an encoder of the application's own, or what only Python's JSON takes (NaN, a lone surrogate)
-        return msgspec.convert(get_encoder().decode(value), _Wire)
+    try:  # a trusted encoder of the application's own, or what only Python's JSON takes (NaN, a lone surrogate)
+        return msgspec.convert(encoder.decode(value), _Wire)
     except Exception as exc:  # encoders raise what they like
         raise Undecodable(f"not a Dramatiq message: {reason} in {value[:QUOTED]!r}") from exc
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from brokers import delays, records
+from brokers import delays
 from brokers.errors import DelayRefused
 
 
@@ -74,9 +74,10 @@ class Sending(threading.local):
         topic = broker.delayed_topic if late else queue.topic
         broker.topics.ensure(topic)
         broker.emit_before("enqueue", message, delay)
-        record = records.encode(message, queue.topic.name)
-        if late:
-            record = delays.delayed(record, delays.now_ms() + int(delay or 0), topic)
+        eta_ms = delays.now_ms() + int(delay or 0) if late else None
+        record = broker.envelope.close(message, queue.topic, eta_ms)
+        if eta_ms is not None:
+            record = delays.delayed(record, eta_ms, topic)
         return Posted(message, broker.producer.post(record), topic, delay)
 
     def _confirm(self, posted: Posted) -> None:

@@ -55,6 +55,10 @@ Start = Callable[[str, int, int], int]
 Decode = Callable[["Record", str], "dramatiq.Message[Any]"]
 
 
+#: Record, queue name and reason: the message that stands for a record which may not be read.
+Refused = Callable[["Record", str, str], "dramatiq.Message[Any]"]
+
+
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
     """How a topic has to be.
@@ -95,6 +99,8 @@ class Queue:
     succeeds.
     *start*: where to begin, asked at every assignment and after every failure; without it Kafka's commit decides.
     *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
+    *refused*: for a log that several replicas read alike: what a record becomes that all of them have to refuse.  What
+    only some of them might refuse is held instead.  Without it such records are parked.
     """
 
     name: str
@@ -104,6 +110,7 @@ class Queue:
     batch: int | None = None
     start: Start | None = field(default=None, compare=False)
     decode: Decode | None = field(default=None, compare=False)
+    refused: Refused | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.ordered and not (self.topic.exact and self.topic.partitions == 1):

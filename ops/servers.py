@@ -90,7 +90,7 @@ class Kafka(Kind):
     """One Kafka node, broker and controller in one (KRaft)."""
 
     name = "kafka"
-    ports = ("broker", "controller")
+    ports: ClassVar[tuple[str, ...]] = ("broker", "controller")
     needs_jars = True
 
     def prepare(self, site: Site, class_path: Sequence[Path]) -> None:

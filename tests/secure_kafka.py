@@ -9,7 +9,7 @@ import datetime as dt
 import ipaddress
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -84,7 +84,7 @@ def _certificate(
 class SecureKafka(Kafka):
     """The stack's Kafka with four listeners more."""
 
-    ports = tuple(LISTENERS)
+    ports: ClassVar[tuple[str, ...]] = tuple(LISTENERS)
 
     @staticmethod
     def _settings(site: Site) -> dict[str, str]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 #: be gone there is not.
 MARKER = ".claims"
 
-#: Seconds that Redis keeps content: a week on a queue, 30 days as a dead letter, three days to spare.
-REDIS_KEEPS_S = 40 * DAY_S
+#: Seconds that Redis keeps content: a week on a queue and one more until Kafka deletes it, 30 days as a dead letter.
+REDIS_KEEPS_S = 45 * DAY_S
 
 
 class FileStore:

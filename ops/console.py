@@ -40,6 +40,7 @@ EXIT_CODES = {
     "replica.errors.ValueNotDecodable": 2,
     "ops.errors.InputUnusable": 2,
     "pydantic_core._pydantic_core.ValidationError": 2,
+    "brokers.errors.WrongSetting": 2,
     "tasks.errors.TasksError": 1,
     "replica.errors.ReplicaError": 1,
     "brokers.errors.StartError": 1,

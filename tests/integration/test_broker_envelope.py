@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
 import pytest
+from click.testing import CliRunner
 from confluent_kafka import Producer
 from dramatiq import Worker
 
+import cli
 from brokers import KafkaBroker
+from brokers.claims import claim_of
 from brokers.envelope import Envelope
 from brokers.keyring import KeyRing, new_key
 from brokers.replies import Place, TopicReader
 from brokers.signing import Signing
 from brokers.stores import FileStore, RedisStore
+from settings import Settings, environment_names
+from tasks.app import App
 from tests.support import unique, wait_until
 
 
@@ -195,3 +201,31 @@ def test_while_the_store_is_away_messages_wait(make: Make, redis_url: str) -> No
     sent = records(worker, worker.get_queue("default").topic)
     [claim] = [record.headers["claim"] for record in sent if "claim" in record.headers]
     assert client.pttl("claim:" + json.loads(claim)["key"]) > 0
+
+
+def test_pruning_deletes_what_no_record_can_lead_to(kafka: str, tmp_path: Path) -> None:
+    """Kafka knows how long records are kept; those of commands, for ever."""
+    prefix = unique("prune-")
+    settings = {"BROKERS": kafka, "B_TOPIC_PREFIX": prefix, "CLAIM_STORE": f"file://{tmp_path}"}
+    clean: dict[str, str | None] = dict.fromkeys(environment_names())
+
+    def prune() -> dict[str, tuple[float | None, int]]:
+        result = CliRunner().invoke(cli.main, ["claims", "prune", "--json"], env={**clean, **settings})
+        assert result.exit_code == 0, result.output
+        rows = json.loads(result.stdout)["topics"]
+        return {row["topic"].removeprefix(prefix): (row["kept_days"], row["deleted"]) for row in rows}
+
+    values: dict[str, Any] = settings
+    app = App(Settings(**values))
+    store = app.broker.envelope.claims
+    assert isinstance(store, FileStore)
+    for spec in (app.command_topic, app.request_topic, app.broker.get_queue("request").dead_letters):
+        app.broker.topics.ensure(spec)
+    for topic in (app.command_topic.name, app.request_topic.name, f"{prefix}gone"):
+        for text in (b"old", b"fresh"):
+            store.put(claim_of(text, store="file", topic=topic).key, text)
+        old = store._path(claim_of(b"old", store="file", topic=topic).key)
+        os.utime(old, (0, 0))
+    app.close()
+    assert prune() == {"command": (None, 0), "gone": (68.0, 1), "request": (39.0, 1)}
+    assert len(list(tmp_path.glob("*/*/*"))) == 4

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 import cli
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def run(*arguments: str, **environment: str) -> Result:
@@ -53,5 +59,13 @@ def test_a_wrong_setting_is_an_object_with_json() -> None:
 
 def test_every_command_takes_json() -> None:
     """As the README says."""
-    for name, command in cli.main.commands.items():
+    for name, command in _commands(cli.main):
         assert any("--json" in parameter.opts for parameter in command.params), name
+
+
+def _commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command)
+        else:
+            yield name, command

@@ -102,3 +102,21 @@ def test_certificates_without_their_use_are_refused(given: dict[str, str], reaso
 def test_secrets_are_not_shown() -> None:
     """Settings are logged, and stand in error messages."""
     assert "secret" not in repr(made(**USER, B_SSL_KEY_PASSWORD="secret"))
+
+
+def test_signatures_need_keys_and_a_beginning(pem: str) -> None:
+    """Replicas that began to ask for signatures at different commands would differ."""
+    with pytest.raises(ValidationError, match="COMMANDS_SIGNED_FROM: the offset"):
+        made(SIGNING_KEYS=pem)
+    for lone in ({"SIGNING": "accept"}, {"COMMANDS_SIGNED_FROM": 0}):
+        with pytest.raises(ValidationError, match="need SIGNING_KEYS"):
+            made(**lone)
+    assert made(SIGNING_KEYS=pem, COMMANDS_SIGNED_FROM="0").signing == "required"
+    assert made(SIGNING_KEYS=pem, SIGNING="accept").commands_signed_from is None
+
+
+@pytest.mark.parametrize("url", ["/folder", "file://folder", "s3://bucket", "file:///"])
+def test_a_claim_store_is_a_folder_or_redis(url: str) -> None:
+    """By a whole path: workers have other working directories than callers."""
+    with pytest.raises(ValidationError, match="CLAIM_STORE"):
+        made(CLAIM_STORE=url)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from brokers.records import Outgoing, Record
 from brokers.signing import Signing
 from brokers.stores import MARKER, FileStore, RedisStore
 from brokers.topics import DAY_S, FOR_EVER, Queue, TopicSpec
+from tests.support import wait_until
 
 
 if TYPE_CHECKING:
@@ -174,6 +177,31 @@ def test_pruning_takes_what_nobody_has_wanted_for_so_long(tmp_path: Path) -> Non
     assert store.prune("q", older_than_s=40 * DAY_S) == (2, 8)
     assert [store.get(key) for key in (old, fresh, later)] == [None, b"fresh", b"later"]
     assert store.get(old.replace("q/", "other/")) == b"old"
+
+
+def test_nobody_prunes_what_somebody_has_just_put(tmp_path: Path) -> None:
+    """One sends old contents again while another prunes, over and over: what was put is there."""
+    store = FileStore(tmp_path)
+    keys = [claim_of(bytes([n]), store="file", topic="q").key for n in range(20)]
+    done = threading.Event()
+
+    def prune() -> None:
+        while not done.is_set():
+            store.prune("q", older_than_s=1000)
+
+    thread = threading.Thread(target=prune)
+    thread.start()
+    try:
+        for _ in range(20):
+            for number, key in enumerate(keys):
+                store.put(key, bytes([number]))
+            wait_until(lambda: all(store.get(key) for key in keys))  # it may be back in a moment
+            for path in tmp_path.glob("q/*/[0-9a-f]*"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(path, (0, 0))
+    finally:
+        done.set()
+        thread.join()
 
 
 # Messages.

@@ -67,9 +67,10 @@ class Health:
     def on_error(self, error: KafkaError) -> None:
         """The clients' ``error_cb``: remembers, and logs now and then."""
         # "All servers are down" follows upon every single reason, and says less.
-        if error.code() != codes.ALL_DOWN or not self.why():
-            self._last = (time.monotonic(), error.str())
-        if self._seldom.due(error.name()):
+        if error.code() == codes.ALL_DOWN and self.why():
+            return
+        self._last = (time.monotonic(), error.str())
+        if self._seldom.due():
             logger.warning("kafka_client_error code=%s text=%s%s", error.name(), error.str(), hint(error.str()))
 
     def why(self) -> str:

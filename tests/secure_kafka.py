@@ -150,7 +150,7 @@ def secure_kafka(folder: Path) -> Iterator[Running]:
     kind.prepare(site, class_path)
     process = processes.spawn(kind.command(site, class_path), cwd=folder, log=site.log, environment=site.marker)
     try:
-        wait_until(lambda: kind.answers(site) or not process.alive, 60, "the secure Kafka")
+        wait_until(lambda: kind.answers(site) or not process.alive, kind.start_timeout_s, "the secure Kafka")
         assert process.alive, processes.tail(site.log)
         yield Running(site, authority.folder)
     finally:

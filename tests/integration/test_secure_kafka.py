@@ -185,7 +185,7 @@ def test_all_that_a_worker_does_it_does_over_tls(app: App) -> None:
     echo.send_with_options(args=("later",), delay=300)
     echo.send("again", fail_first=True)
     for text, waiter in waiters.items():
-        assert waiter.get(30) is not None, text
+        assert waiter.get(60) is not None, text
     with pytest.raises(TasksError):
         app.run_query.send_with_options(args=("RETURN 1",), timeout="long").get(30)
 

@@ -29,10 +29,7 @@ class FileStore:
     """A folder: ``<topic>/<two digits>/<hash>``.  What is in it stays until `prune`.
 
     A file appears whole or not at all.  Its time of change says until when it was wanted: a delayed message's content
-    bears the time at which it is due.
-
-    Raises:
-      StoreAway: the folder is not there.
+    bears the time at which it is due.  The folder has to be there; a store of it is made by the first `put`.
     """
 
     name = "file"

@@ -92,7 +92,7 @@ def _is_kept(path: Path, content: bytes, wanted: float) -> bool:
         os.utime(path, (wanted, max(wanted, path.stat().st_mtime)))
     except FileNotFoundError:
         return False
-    return True
+    return path.exists()  # else `prune` moved it aside meanwhile, and has perhaps looked at its time before we set it
 
 
 def _write(path: Path, content: bytes, wanted: float) -> None:

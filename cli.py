@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import click
 
+from ops.claims_cli import claims
 from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
 from ops.control_cli import control
 from ops.dead_cli import dead
 from ops.delayed_cli import delayed
+from ops.keys_cli import keys
 
 
 if TYPE_CHECKING:
@@ -314,6 +316,10 @@ def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: boo
         print_json(proof.as_json())
     if not proof.holds:
         raise click.exceptions.Exit(1)
+
+
+main.add_command(keys)
+main.add_command(claims)
 
 
 def _status(stack: Stack) -> dict[str, object]:

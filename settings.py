@@ -7,9 +7,14 @@ module that reads the environment; every other one is handed a value.
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+SecurityProtocol: TypeAlias = Literal["PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL"]
 
 
 class Settings(BaseSettings):
@@ -30,15 +35,54 @@ class Settings(BaseSettings):
     )
     username: str | None = Field(None, alias="B_USERNAME", description="SASL user; switches SASL on.")
     password: str | None = Field(None, alias="B_PASSWORD", description="SASL password.", repr=False)
-    security_protocol: str = Field(
-        "SASL_SSL",
+    security_protocol: SecurityProtocol | None = Field(
+        None,
         alias="B_SECURITY_PROTOCOL",
-        description="Used when `B_USERNAME` is set: `SASL_SSL` or `SASL_PLAINTEXT`.",
+        description="`SASL_SSL` (with a user), `SSL` (with a `B_SSL_` setting and no user), else `PLAINTEXT`, unless "
+        "said: `SASL_PLAINTEXT`.",
     )
     sasl_mechanism: str = Field(
         "SCRAM-SHA-256",
         alias="B_SASL_MECHANISM",
         description="Used when `B_USERNAME` is set: `SCRAM-SHA-256`, `SCRAM-SHA-512`, `PLAIN`.",
+    )
+    ssl_ca: Path | None = Field(
+        None, alias="B_SSL_CA", description="PEM file: who signs the servers' certificates, unless the system knows."
+    )
+    ssl_certificate: Path | None = Field(
+        None, alias="B_SSL_CERTIFICATE", description="PEM file: the certificate with which we log in (mutual TLS)."
+    )
+    ssl_key: Path | None = Field(None, alias="B_SSL_KEY", description="PEM file: its private key.")
+    ssl_key_password: str | None = Field(
+        None, alias="B_SSL_KEY_PASSWORD", description="The private key's password, if it has one.", repr=False
+    )
+    signing_keys: Path | None = Field(
+        None, alias="SIGNING_KEYS", description="The key ring, made by `keys new`; switches signatures on."
+    )
+    signing: Literal["accept", "required"] = Field(
+        "required",
+        alias="SIGNING",
+        description="With a key ring: `required`, or `accept` unsigned messages while senders learn to sign.",
+    )
+    commands_signed_from: int | None = Field(
+        None,
+        alias="COMMANDS_SIGNED_FROM",
+        ge=0,
+        description="The offset from which on unsigned commands are rejected; the same for all replicas, for ever.",
+    )
+    claim_store: str | None = Field(
+        None,
+        alias="CLAIM_STORE",
+        repr=False,
+        pattern=r"^(file:///.|rediss?://|unix://)",
+        description="Where the content of large messages lies: `file:///folder` or `redis://...`.",
+    )
+    max_message_bytes: int = Field(
+        1_000_000,
+        alias="MAX_MESSAGE_BYTES",
+        ge=1000,
+        le=3_900_000,
+        description="The largest record of a message; what is larger goes to the claim store, or is refused.",
     )
     topic_prefix: str = Field("", alias="B_TOPIC_PREFIX", description="Put before every topic name.")
     command_topic: str = Field(
@@ -101,6 +145,61 @@ class Settings(BaseSettings):
             raise ValueError("B_USERNAME and B_PASSWORD are set together or not at all")
         return self
 
+    @field_validator("ssl_ca", "ssl_certificate", "ssl_key", "signing_keys")
+    @classmethod
+    def _files_can_be_read(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                value.open("rb").close()
+            except OSError as exc:
+                raise ValueError(f"{value} cannot be read: {exc.strerror}") from exc
+        return value
+
+    @model_validator(mode="after")
+    def _protection_is_what_was_asked_for(self) -> Settings:
+        """Nobody who sets a user or a certificate ends up without it in silence."""
+        protocol = self.protocol
+        if protocol.startswith("SASL") and self.username is None:
+            raise ValueError(f"B_SECURITY_PROTOCOL={protocol} needs B_USERNAME and B_PASSWORD")
+        if not protocol.startswith("SASL") and self.username is not None:
+            raise ValueError(f"B_SECURITY_PROTOCOL={protocol} takes no B_USERNAME; with a user it is SASL_{protocol}")
+        if not protocol.endswith("SSL") and self._ssl():
+            raise ValueError(f"B_SECURITY_PROTOCOL={protocol} has no TLS, and a B_SSL_ setting asks for it")
+        if (self.ssl_certificate is None) != (self.ssl_key is None):
+            raise ValueError("B_SSL_CERTIFICATE and B_SSL_KEY are set together or not at all")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_agree_on_what_is_signed(self) -> Settings:
+        """Which commands count may depend on nothing that changes at another moment on another replica."""
+        if self.signing_keys is None:
+            if self.commands_signed_from is not None or "signing" in self.model_fields_set:
+                raise ValueError("SIGNING and COMMANDS_SIGNED_FROM need SIGNING_KEYS")
+        elif self.signing == "required" and self.commands_signed_from is None:
+            raise ValueError(
+                "SIGNING=required needs COMMANDS_SIGNED_FROM: the offset of the first command that has to be signed,"
+                " the same for all replicas; 0 for a new log"
+            )
+        return self
+
+    @property
+    def protocol(self) -> SecurityProtocol:
+        """How Kafka is spoken to: as `B_SECURITY_PROTOCOL` says, else as the other settings make it necessary."""
+        if self.security_protocol is not None:
+            return self.security_protocol
+        if self.username is not None:
+            return "SASL_SSL"
+        return "SSL" if self._ssl() else "PLAINTEXT"
+
+    def _ssl(self) -> dict[str, str]:
+        given = {
+            "ssl.ca.location": self.ssl_ca,
+            "ssl.certificate.location": self.ssl_certificate,
+            "ssl.key.location": self.ssl_key,
+            "ssl.key.password": self.ssl_key_password,
+        }
+        return {name: str(value) for name, value in given.items() if value is not None}
+
     def topic(self, name: str) -> str:
         """The full name of the topic *name*: with the prefix."""
         return f"{self.topic_prefix}{name}"
@@ -114,9 +213,10 @@ class Settings(BaseSettings):
     def kafka(self) -> dict[str, str]:
         """The connection part of a Kafka client's configuration."""
         config = {"bootstrap.servers": self.brokers}
+        if self.protocol != "PLAINTEXT":
+            config |= {"security.protocol": self.protocol, **self._ssl()}
         if self.username is not None and self.password is not None:
             config |= {
-                "security.protocol": self.security_protocol,
                 "sasl.mechanism": self.sasl_mechanism,
                 "sasl.username": self.username,
                 "sasl.password": self.password,

@@ -343,6 +343,10 @@ class Buffer:
             if len(self._out) <= self._room_at or not unit.assignment.running:
                 self.changed.notify_all()
 
+    def hold(self, unit: Unit, reason: str, retry_after_s: float | None = None) -> None:
+        """*unit* cannot be done just now: hand it out again after a pause."""
+        raise NotImplementedError
+
     def release(self, unit: Unit) -> None:
         """*unit* was handed out and not done: hand it out again, first."""
         with self.changed:

@@ -203,8 +203,8 @@ class BatchReader(Reader):
             raise
         return members
 
-    def _read(self, unit: Unit) -> dramatiq.Message[Any]:
-        message = self._decode(unit.records[0])
+    def _message_of(self, unit: Unit) -> dramatiq.Message[Any]:
+        message, _ = self._read(unit.records[0])
         message.options.pop("eta", None)  # Dramatiq would keep the whole batch for it
         return message
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import confluent_kafka
 from confluent_kafka.admin import AdminClient as _AdminClient
 
+from brokers import codes
 from brokers.errors import WrongSetting
+from brokers.hints import hint
 
 
 if TYPE_CHECKING:
@@ -66,14 +68,18 @@ class Health:
 
     def on_error(self, error: KafkaError) -> None:
         """The clients' ``error_cb``: remembers, and logs now and then."""
+        # "All servers are down" follows upon every single reason, and says less.
+        if error.code() == codes.ALL_DOWN and self.why():
+            return
         self._last = (time.monotonic(), error.str())
         if self._seldom.due():
-            logger.warning("kafka_client_error code=%s text=%s", error.name(), error.str())
+            logger.warning("kafka_client_error code=%s text=%s%s", error.name(), error.str(), hint(error.str()))
 
     def why(self) -> str:
-        """The last complaint, for the end of an error message; empty when there was none lately."""
+        """The last complaint and what to do, for the end of an error message; empty when there was none lately."""
         last = self._last
-        return f" ({last[1]})" if last is not None and time.monotonic() - last[0] < STALE_S else ""
+        recent = last is not None and time.monotonic() - last[0] < STALE_S
+        return f" ({last[1]}{hint(last[1])})" if last is not None and recent else ""
 
 
 class _Quiet(logging.Filter):

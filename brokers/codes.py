@@ -32,6 +32,9 @@ AWAY = frozenset(
     }
 )
 
+#: Every server that is known; why, another error has said.
+ALL_DOWN = KafkaError._ALL_BROKERS_DOWN
+
 #: The offset to read from is not in the log; the client fetches nothing more from that partition by itself.
 OUTSIDE_LOG = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 

@@ -3,21 +3,29 @@
     dramatiq.errors.BrokerError
     ├── ConnectionError
     │   ├── ConnectionFailed
-    │   │   └── Unreachable        no Kafka server answers; nothing was sent
+    │   │   ├── Unreachable        no Kafka server answers; nothing was sent
+    │   │   └── StoreAway          the store of large contents does not answer; nothing was sent
     │   └── ConnectionClosed
     │       ├── DeliveryUnknown    no confirmation in time; the message may be in the log
     │       ├── ConsumerStopped    the thread that reads from Kafka has ended; Dramatiq opens a new one
     │       └── ParkingFailed      a message cannot be put on its dead-letter topic; it stays unfinished
     └── KafkaError
-        ├── DeliveryRefused        Kafka said no: too large, not allowed, no such topic
+        ├── DeliveryRefused        Kafka said no: not allowed, no such topic
+        │   └── TooLarge           a message does not fit into a record
         ├── DelayRefused           a message of an ordered queue cannot be delayed
         ├── WrongTopic             a topic is not as its queue needs it
         ├── WrongKey               a message's key is neither text nor number
         ├── WrongPriority          a message names a level that its queue does not have
-        ├── WrongSetting           Kafka's client does not take its settings
+        ├── WrongSetting           Kafka's client does not take its settings, or ours contradict each other
         ├── WrongSchedule          what is declared as periodic is no schedule
         ├── ControlRefused         what was asked of all workers cannot be done
+        ├── ReadLater              a record cannot be read just now; it keeps its place
         ├── Undecodable            a record is not a message; it is parked
+        │   ├── Unsigned           it has no signature, and needs one
+        │   ├── BadSignature       its signature is not one of its content
+        │   ├── UnknownKey         it is signed with a key that is not here
+        │   ├── ClaimGone          its content is not in the store any more
+        │   └── ClaimBroken        what is in the store is not its content
         ├── LetterUnknown          no such dead letter waits
         └── LettersBusy            somebody else replays or purges the same dead letters
     dramatiq.middleware.MiddlewareError   the only ones that get out of a middleware
@@ -69,6 +77,12 @@ class Unreachable(_Said, dramatiq_errors.ConnectionFailed):
     retryable = True
 
 
+class StoreAway(_Said, dramatiq_errors.ConnectionFailed):
+    """The store of large contents does not answer, or is not the one that is needed; nothing was sent."""
+
+    retryable = True
+
+
 class DeliveryUnknown(_Said, dramatiq_errors.ConnectionClosed):
     """Kafka did not confirm in time.
 
@@ -101,6 +115,10 @@ class DeliveryRefused(KafkaError):
     """Kafka said no, and would again."""
 
 
+class TooLarge(DeliveryRefused):
+    """A message does not fit into a record; the text says by how much, and the ways out."""
+
+
 class DelayRefused(KafkaError):
     """A delay was asked for, and a message of an ordered queue cannot have one."""
 
@@ -118,7 +136,13 @@ class WrongPriority(KafkaError):
 
 
 class WrongSetting(KafkaError):
-    """Kafka's client does not take its settings; the text says which."""
+    """Settings that cannot be used; the text says which."""
+
+
+class ReadLater(KafkaError):
+    """A record cannot be read just now, because a key or a store is missing here.  It keeps its place."""
+
+    retryable = True
 
 
 class ControlRefused(KafkaError):
@@ -131,6 +155,35 @@ class WrongSchedule(KafkaError):
 
 class Undecodable(KafkaError):
     """A record is not a message; the text says why."""
+
+    #: Whether every reader of the record comes to the same verdict, whatever else it has at hand.
+    same_everywhere: ClassVar[bool] = True
+
+
+class Unsigned(Undecodable):
+    """A record without a signature, where one is required."""
+
+
+class BadSignature(Undecodable):
+    """A signature that does not belong to what it stands on: changed, moved elsewhere, or made up."""
+
+
+class UnknownKey(Undecodable):
+    """Signed with a key that this process does not have; another one may."""
+
+    same_everywhere = False
+
+
+class ClaimGone(Undecodable):
+    """The store answers, and has not got the content."""
+
+    same_everywhere = False
+
+
+class ClaimBroken(Undecodable):
+    """What the store has is not what was put there."""
+
+    same_everywhere = False
 
 
 class LetterUnknown(KafkaError):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from brokers.bounds import Bounds
     from brokers.delays import Entry
     from brokers.records import Outgoing
-    from brokers.roster import Step
+    from brokers.roster import Encode, Step
 
 logger = logging.getLogger("brokers.timers")
 
@@ -59,8 +59,10 @@ class Timer:
         *,
         exists: Callable[[str], bool],
         bounds: Bounds,
+        encode: Encode,
     ) -> None:
         self._config = config
+        self._encode = encode
         self._place = TopicPartition(place.topic, place.partition)
         self._name = f"{place.topic}/{place.partition}"
         self._exists = exists
@@ -185,7 +187,7 @@ class Timer:
                 reason = self._refused.pop(key, "there is no such topic")
                 logger.error("kafka_periodic_lost actor=%s topic=%s reason=%s", *step.state.name[::-1], reason)
             else:
-                self._produce(producer, step.message(now_ms()), key)
+                self._produce(producer, step.message(now_ms(), self._encode), key)
         self._produce(producer, state, b"")
 
     def _produce(self, producer: Transactional, record: Outgoing, key: bytes) -> None:

@@ -22,6 +22,7 @@ from brokers.consumer import GroupConsumer
 from brokers.control import Control
 from brokers.declarations import schedule_of_actor
 from brokers.delays import delayed_topic
+from brokers.envelope import Envelope
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
 from brokers.later import Later
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from brokers.bounds import Place
     from brokers.periodic import Schedule
     from brokers.records import Outgoing
-    from brokers.topics import Decode, Start
+    from brokers.topics import Decode, Refused, Start
     from brokers.waiting import Progress, Waiting
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
@@ -87,6 +88,7 @@ class KafkaBroker(dramatiq.Broker):
       delivery_timeout_s: seconds within which Kafka has to confirm a send.
       group_protocol: ``classic`` or ``consumer`` (KIP-848).
       max_crashes: how many processes a message of an unordered queue may end before it is parked; none for any number.
+      envelope: signatures, where content lies that is too large for a record, and how messages are encoded.
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
 
     Raises:
@@ -107,6 +109,7 @@ class KafkaBroker(dramatiq.Broker):
         delivery_timeout_s: float = DELIVERY_TIMEOUT_S,
         group_protocol: str = "classic",
         max_crashes: int | None = MAX_CRASHES,
+        envelope: Envelope | None = None,
         **client: Any,
     ) -> None:
         clients.refuse_gevent()
@@ -115,6 +118,7 @@ class KafkaBroker(dramatiq.Broker):
         self.delayed_topic = delayed_topic(prefix)
         self.control_topic = control_topic(prefix)
         self.group_id = group_id
+        self.envelope = envelope or Envelope()
         self.actor_options |= QUEUE_OPTIONS | {"periodic"}
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
@@ -133,7 +137,7 @@ class KafkaBroker(dramatiq.Broker):
         self._worked_on: dict[Queue, list[Queue]] = {}
         self._alone = Alone(self._alone.most)
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
-        self.topics = Topics(self._admin, self._timeout_s)
+        self.topics = Topics(self._admin, self._timeout_s, why=self._health.why)
         self._sending = Sending(self)
         self._async_sending = AsyncSending(self, self._sending)
         self._later = Later(
@@ -166,6 +170,7 @@ class KafkaBroker(dramatiq.Broker):
         start: Start | None = None,
         decode: Decode | None = None,
         max_priority: int | None = None,
+        refused: Refused | None = None,
     ) -> None:
         """Declare a queue; again, with nothing or the same, changes nothing.
 
@@ -175,13 +180,15 @@ class KafkaBroker(dramatiq.Broker):
         options: dict[str, Any] = {"batch": batch, "start": start, "decode": decode, "max_priority": max_priority}
         known = self.queues.get(queue_name)
         if known is not None:
-            _agree(known, options | {"topic": topic, "group_id": group_id, "ordered": ordered or None})
+            _agree(
+                known, options | {"topic": topic, "group_id": group_id, "ordered": ordered or None, "refused": refused}
+            )
             return
         if topic is None:
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or self.group_id
-        queue = Queue(queue_name, topic, group_id, ordered=ordered, **options)
+        queue = Queue(queue_name, topic, group_id, ordered=ordered, refused=refused, **options)
         self._refuse_taken(queue)
         self.emit_before("declare_queue", queue_name)
         self.queues[queue_name] = queue
@@ -336,6 +343,7 @@ class KafkaBroker(dramatiq.Broker):
         return reader(
             queue,
             priorities.together(buffers),
+            envelope=self.envelope,
             park=self.publish,
             send=self._send_late,
             prefetch=prefetch,

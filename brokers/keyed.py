@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from brokers.assignment import Assignment, Blocked, Unit
-from brokers.parallel import ParallelBuffer, without
+from brokers.parallel import HELD_S, ParallelBuffer, without
 
 
 if TYPE_CHECKING:
@@ -74,16 +74,26 @@ class KeyedBuffer(ParallelBuffer):
             lanes = [lane for lane in self._lanes[assignment.partition].values() if lane.held is not None]
             return {lane.key.decode(errors="backslashreplace"): lane.held for lane in lanes if lane.held is not None}
 
-    def hold(self, unit: Unit, reason: str, delay_s: float, message: dramatiq.Message[Any]) -> None:
-        """*unit* failed: its key waits for *delay_s*, and then *message* is handed out again in its place."""
+    def hold(
+        self,
+        unit: Unit,
+        reason: str,
+        retry_after_s: float | None = None,
+        message: dramatiq.Message[Any] | None = None,
+    ) -> None:
+        """As without keys; and the key of *unit* waits with it, which keeps its place."""
+        lane = unit.lane
+        if lane is None:
+            super().hold(unit, reason, retry_after_s, message)
+            return
         with self.changed:
-            lane = unit.lane
-            if self._end(unit) and unit.assignment.handing_out and lane is not None:
+            if self._end(unit) and unit.assignment.handing_out:
                 since, attempts = (lane.held.since, lane.held.attempts) if lane.held else (time.time(), 0)
                 lane.held = Blocked(since, reason, attempts + 1)
                 lane.head = Unit(unit.assignment, unit.records, lane=lane, message=message)
                 unit.assignment.stand_behind(unit.records[0])
-                heappush(self._holds, (time.monotonic() + delay_s, next(self._count), lane.head))
+                due = time.monotonic() + (HELD_S if retry_after_s is None else retry_after_s)
+                heappush(self._holds, (due, next(self._count), lane.head))
             self.changed.notify_all()
 
     # What may be handed out.
@@ -112,10 +122,11 @@ class KeyedBuffer(ParallelBuffer):
 
     def due_in(self, now: float) -> float:
         """Until a held message is due."""
+        others = super().due_in(now)
         if not self._holds:
-            return float("inf")
+            return others
         due = self._holds[0][0]
-        return max(due - now, 0.001) if due > now else RESTLESS_S  # due, and perhaps the prefetch is full
+        return min(max(due - now, 0.001) if due > now else RESTLESS_S, others)  # due, and perhaps the prefetch is full
 
     def _end_holds(self, now: float) -> None:
         while self._holds and self._holds[0][0] <= now:

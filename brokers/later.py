@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from brokers.declarations import Declarations
 from brokers.delays import cancelled, parked_topic
 from brokers.timers import Timers
-from brokers.topics import MOST_LEVELS
+from brokers.topics import MOST_LEVELS, TopicSpec
 from brokers.waiting import DelayedTopic, Waiting, Wanted
 
 
@@ -68,6 +68,7 @@ class Later:
                     exists=lambda name: broker.topics.partitions(name) is not None,
                     bounds=self._bounds,
                     declare=self.declarations.renew,
+                    encode=lambda message, topic: broker.envelope.close(message, TopicSpec(topic)),
                 )
 
     def waiting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,15 @@ from brokers.assignment import Assignment, Buffer, Unit
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    import dramatiq
 
     from brokers.records import Record
     from brokers.topics import Queue
+
+#: Seconds before a held record is handed out again.
+HELD_S = 1.0
 
 
 class ParallelBuffer(Buffer):
@@ -23,6 +30,25 @@ class ParallelBuffer(Buffer):
         super().__init__(queue, changed)
         self._ready: deque[Unit] = deque()
         self._set_aside: deque[Unit] = deque()  # of partitions whose completion map is full
+        self._held: deque[tuple[float, Unit]] = deque()  # what could not be read, and when to try again
+
+    def hold(
+        self,
+        unit: Unit,
+        reason: str,
+        retry_after_s: float | None = None,
+        message: dramatiq.Message[Any] | None = None,
+    ) -> None:
+        """*unit* cannot be worked on just now; the others go on.
+
+        After *retry_after_s*, or a second, it is handed out again, as *message* if there is one.
+        """
+        with self.changed:
+            if self._end(unit) and unit.assignment.handing_out:
+                unit.assignment.wait_for(unit.records)
+                due = time.monotonic() + (HELD_S if retry_after_s is None else retry_after_s)
+                self._held.append((due, Unit(unit.assignment, unit.records, message=message)))
+            self.changed.notify_all()
 
     def map_is(self, assignment: Assignment, *, full: bool) -> None:
         """With a full map nothing is begun that could make it longer; what was begun goes on."""
@@ -46,9 +72,14 @@ class ParallelBuffer(Buffer):
     def _drop(self, assignment: Assignment) -> None:
         self._ready = without(assignment, self._ready)
         self._set_aside = without(assignment, self._set_aside)
+        self._held = deque(hold for hold in self._held if hold[1].assignment is not assignment)
         assignment.waiting = assignment.waiting_bytes = 0
 
     def _next(self, now: float) -> Unit | None:
+        if self._held and self._held[0][0] <= now:  # with a full map, too: it is what keeps the map from shrinking
+            _, unit = self._held.popleft()
+            unit.assignment.wait_no_more(unit.records)
+            return unit
         while self._ready:
             unit = self._ready.popleft()
             if self._steps_behind(unit):
@@ -62,6 +93,10 @@ class ParallelBuffer(Buffer):
     def _steps_behind(self, unit: Unit) -> bool:
         """Whether *unit* has to wait for another one, and is kept elsewhere; for subclasses."""
         return False
+
+    def due_in(self, now: float) -> float:
+        """Until what could not be read is tried again."""
+        return max(self._held[0][0] - now, 0.001) if self._held else float("inf")
 
     def _back(self, unit: Unit) -> None:
         unit.assignment.wait_for(unit.records)

@@ -11,7 +11,9 @@ from dramatiq.errors import ActorNotFound, Retry
 from dramatiq.middleware import MiddlewareError, SkipMessage
 
 from brokers import records, suspects
+from brokers.clients import Seldom
 from brokers.dead_letters import bare, dead_letter
+from brokers.envelope import Envelope
 from brokers.errors import (
     Abort,
     ConsumerStopped,
@@ -21,8 +23,11 @@ from brokers.errors import (
     KafkaError,
     LimitsUnreachable,
     ParkingFailed,
+    ReadLater,
+    StoreAway,
     Undecodable,
 )
+from brokers.ordered import BATCH_BYTES
 
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from brokers.assignment import Buffer, Unit
     from brokers.keyed import KeyedBuffer
     from brokers.ordered import OrderedBuffer
+    from brokers.parallel import ParallelBuffer
     from brokers.priorities import Levels
     from brokers.records import Outgoing, Record
     from brokers.topics import Queue, TopicSpec
@@ -114,14 +120,24 @@ class Reader(dramatiq.Consumer):
     """
 
     def __init__(
-        self, queue: Queue, buffer: Buffer | Levels, *, park: Park, send: Send, prefetch: int, timeout_s: float
+        self,
+        queue: Queue,
+        buffer: Buffer | Levels,
+        *,
+        park: Park,
+        send: Send,
+        prefetch: int,
+        timeout_s: float,
+        envelope: Envelope | None = None,
     ) -> None:
         self._queue = queue
         self._buffer = buffer
+        self._envelope = envelope or Envelope()
         self._park = park
         self._send = send
         self._prefetch = prefetch
         self._timeout_s = timeout_s
+        self._seldom = Seldom()
         self._asleep: list[Unit] = []  # handed out with an eta: Dramatiq keeps them, and can lose them
 
     def __next__(self) -> KafkaMessageProxy | None:
@@ -142,9 +158,14 @@ class Reader(dramatiq.Consumer):
             self._reject(unit, "Crashed", suspects.reason(unit.records[0], unit.crashes))
             return None
         try:
-            message = unit.message or self._read(unit)
+            message = unit.message or self._message_of(unit)
         except Undecodable as exc:
-            self._reject(unit, "Undecodable", str(exc))
+            self._reject(unit, type(exc).__name__, str(exc))
+            return None
+        except ReadLater as exc:
+            if self._seldom.due():
+                logger.warning("kafka_message_unreadable_now record=%s reason=%s", unit.records[0], exc)
+            cast("ParallelBuffer | OrderedBuffer", unit.assignment.buffer).hold(unit, str(exc))
             return None
         if unit.lane is not None:
             message.options.pop("eta", None)  # its place is its time: asleep, it would keep its key waiting
@@ -163,11 +184,30 @@ class Reader(dramatiq.Consumer):
             # Not as a connection error: on those Dramatiq forgets the messages that it keeps for later.
             raise KafkaError(f"cannot park {unit.records[0]}: {exc}") from exc
 
-    def _read(self, unit: Unit) -> dramatiq.Message[Any]:
-        return self._batch(unit) if self._queue.batch is not None else self._decode(unit.records[0])
+    def _message_of(self, unit: Unit) -> dramatiq.Message[Any]:
+        return self._batch(unit) if self._queue.batch is not None else self._read(unit.records[0])[0]
+
+    def _read(self, record: Record) -> tuple[dramatiq.Message[Any], int]:
+        """The message in *record*, and the bytes of its content.
+
+        Raises:
+          Undecodable: for good.
+          ReadLater: for now.
+        """
+        try:
+            opened = self._envelope.open(record, self._queue)
+        except StoreAway as exc:
+            raise ReadLater(str(exc)) from exc
+        except Undecodable as exc:
+            if self._queue.refused is None:
+                raise
+            if not exc.same_everywhere:  # another replica may be able to read it, and they must not differ
+                raise ReadLater(f"{type(exc).__name__}: {exc}") from exc
+            return self._queue.refused(record, self._queue.name, f"{type(exc).__name__}: {exc}"), record.size
+        return self._decode(opened), opened.size
 
     def _decode(self, record: Record) -> dramatiq.Message[Any]:
-        decode = self._queue.decode or records.decode
+        decode = self._queue.decode or self._envelope.decode
         try:
             message = decode(record, self._queue.name)
         except Undecodable:
@@ -180,16 +220,19 @@ class Reader(dramatiq.Consumer):
     def _batch(self, unit: Unit) -> dramatiq.Message[Any]:
         """One message that carries the messages of the batch.
 
-        It is cut where another actor, or an unreadable record, comes; an unreadable first record stands alone.
+        It is cut where another actor, or an unreadable record, comes, and where contents from elsewhere become too
+        many; an unreadable first record stands alone.
         """
         messages: list[RecordMessage] = []
+        size = 0
         try:
             for record in unit.records:
-                read = RecordMessage(self._decode(record), record)
-                if messages and read.actor_name != messages[0].actor_name:
+                message, content = self._read(record)
+                size += content
+                if messages and (message.actor_name != messages[0].actor_name or size > BATCH_BYTES):
                     break
-                messages.append(read)
-        except Undecodable:
+                messages.append(RecordMessage(message, record))
+        except (Undecodable, ReadLater):
             if not messages:
                 self._shorten(unit, 1)
                 raise

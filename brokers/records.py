@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
 import msgspec
-from dramatiq.message import get_encoder
+from dramatiq.encoder import JSONEncoder
 
 from brokers.errors import Undecodable, WrongKey
 
 
 if TYPE_CHECKING:
     from confluent_kafka import Message as KafkaMessage
+    from dramatiq.encoder import Encoder
 
     _Headers = list[tuple[str, bytes | None]]  # the stub allows what only a sender may hand in
 
@@ -47,6 +48,10 @@ class Record(msgspec.Struct, frozen=True):
         """Bytes of key and value."""
         return len(self.key or b"") + len(self.value or b"")
 
+    def with_value(self, value: bytes) -> Record:
+        """The same with another value."""
+        return msgspec.structs.replace(self, value=value)
+
     def __str__(self) -> str:
         return f"{self.topic}/{self.partition}@{self.offset}"
 
@@ -59,6 +64,16 @@ class Outgoing(msgspec.Struct, frozen=True):
     key: bytes | None = None
     headers: Mapping[str, bytes] = {}
     partition: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        headers = sum(len(name) + len(value) for name, value in self.headers.items())
+        return len(self.key or b"") + len(self.value or b"") + headers
+
+    def with_headers(self, further: Mapping[str, bytes]) -> Outgoing:
+        """The same with *further* headers."""
+        return msgspec.structs.replace(self, headers={**self.headers, **further})
 
 
 class _Wire(msgspec.Struct):
@@ -126,8 +141,12 @@ def _text(text: str) -> bytes:
         return text.encode("utf-8", "backslashreplace")
 
 
-def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
-    """The message that *record* carries.
+#: What reads a message unless the application's own encoder is trusted.  Pickle, above all, would run what lies there.
+JSON: Encoder = JSONEncoder()
+
+
+def decode(record: Record, queue_name: str, encoder: Encoder = JSON) -> dramatiq.Message[Any]:
+    """The message that *record* carries, in JSON, or in what *encoder* reads.
 
     Its queue name is forced to *queue_name*: a message that claims another queue would be acked on a queue that it
     never came from.
@@ -137,7 +156,7 @@ def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
     """
     if record.value is None:
         raise Undecodable("the record has no value")
-    wire = _strict(record.value)
+    wire = _strict(record.value, encoder)
     return dramatiq.Message(
         queue_name=queue_name,
         actor_name=wire.actor_name,
@@ -149,13 +168,13 @@ def decode(record: Record, queue_name: str) -> dramatiq.Message[Any]:
     )
 
 
-def _strict(value: bytes) -> _Wire:
+def _strict(value: bytes, encoder: Encoder) -> _Wire:
     try:
         return _decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         reason = exc
-    try:  # an encoder of the application's own, or what only Python's JSON takes (NaN, a lone surrogate)
-        return msgspec.convert(get_encoder().decode(value), _Wire)
+    try:  # a trusted encoder of the application's own, or what only Python's JSON takes (NaN, a lone surrogate)
+        return msgspec.convert(encoder.decode(value), _Wire)
     except Exception as exc:  # encoders raise what they like
         raise Undecodable(f"not a Dramatiq message: {reason} in {value[:QUOTED]!r}") from exc
 

@@ -28,8 +28,14 @@ from brokers.records import Outgoing
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from brokers.periodic import Schedule
     from brokers.records import Record
+
+    #: Makes the record of a message for a topic.
+    Encode = Callable[[dramatiq.Message[Any], str], Outgoing]
 
     #: Topic and actor.
     Name = tuple[str, str]
@@ -100,8 +106,8 @@ class Step:
     state: State
     fires: bool
 
-    def message(self, now_ms: int) -> Outgoing:
-        """The message for the queue.  Its id follows from actor and time: a second one would be seen."""
+    def message(self, now_ms: int, encode: Encode = records.encode) -> Outgoing:
+        """The record of the message for the queue.  Its id follows from actor and time: a second one would be seen."""
         at = datetime.fromtimestamp(self.state.last_ms / 1000, UTC)
         message: dramatiq.Message[None] = dramatiq.Message(
             queue_name=self.declared.queue,
@@ -112,7 +118,7 @@ class Step:
             message_id=f"{self.declared.actor}@{at:%Y-%m-%dT%H:%M:%SZ}",
             message_timestamp=now_ms,
         )
-        return records.encode(message, self.declared.topic)
+        return encode(message, self.declared.topic)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from brokers import delays, records, replays
+from brokers import delays, replays
 from brokers.errors import DelayRefused, Duplicate
 from brokers.priorities import level_for
 from brokers.producer import Pending
@@ -133,12 +133,11 @@ class Sending(threading.local):
     def prepared(self, message: dramatiq.Message[Any], delay: int | None, topics: tuple[TopicSpec, ...]) -> Outgoing:
         """The record for *message*, seen by middleware."""
         self._broker.emit_before("enqueue", message, delay)
-        record = records.encode(message, topics[0].name)
+        eta_ms = None if topics[-1] is topics[0] else delays.now_ms() + int(delay or 0)
+        record = self._broker.envelope.close(message, topics[0], eta_ms)
         if self.served is not None and self.served.message_id == message.message_id:
             record = replays.carried(record, self.served.record)
-        if topics[-1] is topics[0]:
-            return record
-        return delays.delayed(record, delays.now_ms() + int(delay or 0), topics[-1])
+        return record if eta_ms is None else delays.delayed(record, eta_ms, topics[-1])
 
     def _confirm(self, posted: Posted) -> None:
         self.settle(posted, self._broker.producer.confirm)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from brokers.bounds import Bounds
     from brokers.clients import Health
     from brokers.membership import Seat
+    from brokers.roster import Encode
     from brokers.topics import TopicSpec
 
 logger = logging.getLogger("brokers.timers")
@@ -53,7 +54,9 @@ class Timers:
         exists: Callable[[str], bool],
         bounds: Bounds,
         declare: Callable[[], None],
+        encode: Encode,
     ) -> None:
+        self._encode = encode
         self._config = base_config(settings, health)
         self._spec = spec
         self._ask_exists = exists
@@ -161,7 +164,9 @@ class Timers:
         if places:
             client.pause(places)  # each timer fences its predecessor before it reads
         for place in places:
-            self._timers[place.partition] = Timer(self._config, place, exists=self._exists, bounds=self._bounds)
+            self._timers[place.partition] = Timer(
+                self._config, place, exists=self._exists, bounds=self._bounds, encode=self._encode
+            )
 
     def _on_gone(self, client: Client, places: list[TopicPartition]) -> None:
         for place in places:

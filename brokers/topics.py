@@ -58,6 +58,10 @@ Start = Callable[[str, int, int], int]
 Decode = Callable[["Record", str], "dramatiq.Message[Any]"]
 
 
+#: Record, queue name and reason: the message that stands for a record which may not be read.
+Refused = Callable[["Record", str, str], "dramatiq.Message[Any]"]
+
+
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
     """How a topic has to be.
@@ -104,6 +108,8 @@ class Queue:
     *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
     *max_priority*: the highest level, each of which is a topic of its own; see `priorities`.
     *parked_on*: the dead-letter topic, where that is not ``<topic>.XQ``.
+    *refused*: for a log that several replicas read alike: what a record becomes that all of them have to refuse.  What
+    only some of them might refuse is held instead.  Without it such records are parked.
     """
 
     name: str
@@ -115,6 +121,7 @@ class Queue:
     decode: Decode | None = field(default=None, compare=False)
     parked_on: str | None = None
     max_priority: int | None = None
+    refused: Refused | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.ordered and not (self.topic.exact and self.topic.partitions == 1):
@@ -155,9 +162,12 @@ class Topics:
     Any thread; one network call a topic and process.
     """
 
-    def __init__(self, admin: Callable[[], AdminClient], timeout_s: float) -> None:
+    def __init__(
+        self, admin: Callable[[], AdminClient], timeout_s: float, *, why: Callable[[], str] = lambda: ""
+    ) -> None:
         self._admin = admin
         self._timeout_s = timeout_s
+        self._why = why  # what clients have said about their servers
         self._lock = threading.Lock()
         self._known: dict[str, tuple[TopicSpec, int]] = {}
 
@@ -219,7 +229,8 @@ class Topics:
         try:
             return self._admin().list_topics(timeout=self._timeout_s)  # of all: asking for one can make it
         except KafkaException as exc:
-            raise Unreachable(f"cannot reach Kafka: {exc.args[0].str()}") from exc
+            self._admin().poll(0)  # hands over what the client has to say
+            raise Unreachable(f"cannot reach Kafka: {exc.args[0].str()}{self._why()}") from exc
 
     def _check(self, spec: TopicSpec, partitions: int) -> int:
         if spec.exact and partitions != spec.partitions:

@@ -43,6 +43,7 @@ EXIT_CODES = {
     "ops.errors.InputUnusable": 2,
     "brokers.errors.LetterUnknown": 2,
     "pydantic_core._pydantic_core.ValidationError": 2,
+    "brokers.errors.WrongSetting": 2,
     "tasks.errors.TasksError": 1,
     "replica.errors.ReplicaError": 1,
     "brokers.errors.StartError": 1,

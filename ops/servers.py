@@ -90,7 +90,7 @@ class Kafka(Kind):
     """One Kafka node, broker and controller in one (KRaft)."""
 
     name = "kafka"
-    ports = ("broker", "controller")
+    ports: ClassVar[tuple[str, ...]] = ("broker", "controller")
     needs_jars = True
 
     def prepare(self, site: Site, class_path: Sequence[Path]) -> None:
@@ -131,7 +131,11 @@ class Kafka(Kind):
         }
 
     @staticmethod
-    def _format(site: Site, config: Path, class_path: Sequence[Path]) -> None:
+    def _format_options() -> list[str]:
+        """Further arguments of the tool that makes the first data."""
+        return []
+
+    def _format(self, site: Site, config: Path, class_path: Sequence[Path]) -> None:
         command = _java(site, class_path, "-XX:TieredStopAtLevel=1")  # a short life: no time to optimise
         tool = [
             "kafka.tools.StorageTool",
@@ -141,6 +145,7 @@ class Kafka(Kind):
             "--standalone",
             "--config",
             str(config),
+            *self._format_options(),
         ]
         done = subprocess.run([*command, *tool], capture_output=True, text=True, check=False, cwd=site.folder)
         if done.returncode:

@@ -23,6 +23,7 @@ from replica.query import Queries
 from tasks import wire
 from tasks.applying import Applying
 from tasks.commands import CommandActor, CommandFunction, CommandGuard
+from tasks.envelopes import envelope_of
 from tasks.following import Follower
 from tasks.queries import Answering, QueryActor
 
@@ -88,6 +89,7 @@ class App:
             prefix=self.settings.topic_prefix,
             group_id=self.settings.query_group_id,
             group_protocol=self.settings.consumer_protocol,
+            envelope=envelope_of(self.settings, self.command_topic.name),
             middleware=[
                 *(m() for m in default_middleware),
                 CurrentMessage(),
@@ -130,6 +132,7 @@ class App:
             batch=self.settings.apply_batch,
             start=lambda *place: self._applying.get().start(*place),
             decode=wire.read_command,
+            refused=wire.refused_command,
         )
         self.broker.declare_queue(
             REQUESTS, topic=self.request_topic, group_id=self.settings.query_group_id, decode=self._read_request

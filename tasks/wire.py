@@ -122,17 +122,22 @@ def read_command(record: Record, queue_name: str) -> dramatiq.Message[Any]:
             raise Undecodable(f"{message.actor_name!r} is no command; only {COMMAND_ACTOR!r} is")
         statements_of(message.args, message.kwargs)
     except Undecodable as exc:
-        return dramatiq.Message(
-            queue_name=queue_name,
-            actor_name=COMMAND_ACTOR,
-            args=(),
-            kwargs={},
-            options={REFUSED: str(exc)},
-            message_id=_id_of(record),
-            message_timestamp=record.timestamp_ms,
-        )
+        return refused_command(record, queue_name, str(exc))
     message.options.pop(REFUSED, None)  # ours to say
     return message
+
+
+def refused_command(record: Record, queue_name: str, reason: str) -> dramatiq.Message[Any]:
+    """The command that stands for *record* on every replica and is rejected for *reason*."""
+    return dramatiq.Message(
+        queue_name=queue_name,
+        actor_name=COMMAND_ACTOR,
+        args=(),
+        kwargs={},
+        options={REFUSED: reason},
+        message_id=_id_of(record),
+        message_timestamp=record.timestamp_ms,
+    )
 
 
 def read_request(record: Record, queue_name: str, reply_topics: Mapping[str, str]) -> dramatiq.Message[Any]:

@@ -12,7 +12,8 @@ from confluent_kafka import Producer
 from dramatiq import Worker
 
 from brokers import KafkaBroker
-from brokers.errors import DeliveryRefused, WrongTopic
+from brokers.envelope import Envelope
+from brokers.errors import DeliveryRefused, TooLarge, WrongTopic
 from brokers.records import Outgoing
 from brokers.topics import TopicSpec
 from tests.support import unique, wait_until
@@ -61,6 +62,7 @@ def test_a_batch_is_confirmed_when_it_ends(broker: KafkaBroker) -> None:
 
 def test_a_batch_with_a_bad_message_confirms_the_others_and_raises(broker: KafkaBroker) -> None:
     """Also when the body of the batch raises: what was sent is sent, and the body's error is the one that counts."""
+    broker.envelope = Envelope(record_bytes=3_900_000)  # so that Kafka is the one to refuse
 
     @dramatiq.actor(broker=broker, ordered=True)
     def note(text: str) -> None: ...
@@ -82,14 +84,17 @@ def test_a_batch_with_a_bad_message_confirms_the_others_and_raises(broker: Kafka
 
 
 def test_a_message_that_is_too_large_is_refused(broker: KafkaBroker) -> None:
-    """With its size and the topic; what the client itself would refuse, too."""
+    """With its size, the topic and the ways out, before it is sent; what is no message is refused by Kafka."""
 
     @dramatiq.actor(broker=broker)
     def note(text: str) -> None: ...
 
+    topic = broker.get_queue("default").topic
     for size in (1_500_000, 6_000_000):
-        with pytest.raises(DeliveryRefused, match=r"refused a record of [\d,]+ bytes for '.*default'"):
+        with pytest.raises(TooLarge, match=rf"{size // 1_000_000},[\d,]+ bytes for '.*default'.*CLAIM_STORE"):
             note.send("x" * size)
+        with pytest.raises(DeliveryRefused, match=r"refused a record of [\d,]+ bytes for '.*default'"):
+            broker.publish(Outgoing(topic.name, b"x" * size), topic)
     note.send("small")
 
 

@@ -189,7 +189,7 @@ def test_a_line_that_kafka_refuses_is_named(run: Run, replicas: Replicas) -> Non
     tag = unique()
     small = json.dumps({"command": TAGGED, "params": {"tag": tag}})
     large = json.dumps({"command": TAGGED, "params": {"tag": "y" * 2_000_000}})
-    result = run("--file", "-", stdin=f"{small}\n{large}\n{small}\n")
+    result = run("--file", "-", stdin=f"{small}\n{large}\n{small}\n", MAX_MESSAGE_BYTES="3900000")
     assert result.exit_code == 1
     assert "not confirmed: line 2;" in result.stderr
     wait_for_value(replicas.servers[0], f"MATCH (i:CliItem {{tag: '{tag}'}}) RETURN count(i)", 2)

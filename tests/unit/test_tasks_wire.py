@@ -164,3 +164,12 @@ def test_what_differs_between_replicas_is_refused_whoever_wrote_it() -> None:
     command = wire.command_of(found, 7)
     assert command.statements == ()
     assert "datetime" in str(command.refused)
+
+
+def test_a_record_that_may_not_be_read_is_a_refused_command() -> None:
+    """Its place in the log is kept, its id is the same on every replica, and nothing of it is looked at."""
+    unsigned = record(message("run_command", "RETURN 1"))
+    found = wire.refused_command(unsigned, "command", "Unsigned: no signature")
+    assert found == wire.refused_command(unsigned, "command", "Unsigned: no signature")
+    command = wire.command_of(found, 7)
+    assert (command.refused, command.statements) == ("Unsigned: no signature", ())

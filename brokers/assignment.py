@@ -19,8 +19,11 @@ from brokers.offsets import AckTracker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from brokers.records import Record
-    from brokers.topics import Queue
+    from brokers.records import Outgoing, Record
+    from brokers.topics import Queue, TopicSpec
+
+    #: A record to be sent, and how its topic has to be.
+    Forward = tuple[Outgoing, TopicSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ class Unit:
     records: tuple[Record, ...]
     #: Work on it has begun; before that it can be recalled.
     begun: bool = False
+    #: What middleware sends for it, held back for the transaction that ends it; none where that is sent at once.
+    forwards: list[Forward] | None = None
 
 
 class Buffer:
@@ -201,6 +206,28 @@ class Buffer:
                 for record in unit.records:
                     unit.assignment.tracker.done(record.offset)
             if self._end(unit):
+                self._finished(unit)
+            self.changed.notify_all()
+
+    def ends(self, unit: Unit) -> bool:
+        """Work on *unit* has ended, and `settled` follows when Kafka knows; false when it ended before.
+
+        A rebalance waits for it no more.  On an ordered queue it still counts as handed out, so that nothing begins
+        before Kafka knows.
+        """
+        with self.changed:
+            known = unit in unit.assignment.running
+            unit.assignment.running.discard(unit)
+            if not (known and self.queue.ordered):
+                self._out.discard(unit)
+            self.changed.notify_all()
+            return known
+
+    def settled(self, unit: Unit) -> None:
+        """Kafka knows that *unit*, of which `ends` was told, is done; or nobody waits for that any more."""
+        with self.changed:
+            self._out.discard(unit)
+            if unit.assignment.alive:
                 self._finished(unit)
             self.changed.notify_all()
 

@@ -21,6 +21,9 @@ UNCONFIRMED = frozenset(
     }
 )
 
+#: Of those, what the client says of records whose transaction failed because of something else.
+PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+
 #: No server answers, or too few of them.
 AWAY = frozenset(
     {

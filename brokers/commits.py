@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
     from brokers.assignment import Assignment
+    from brokers.records import Record
+
+    #: What a commit says, by topic and partition.
+    Asked = dict[tuple[str, int], tuple[Assignment, Commit]]
 
 logger = logging.getLogger("brokers.consumer")
 
@@ -36,7 +40,7 @@ class Commits:
 
     def __init__(self, group_id: str) -> None:
         self._group_id = group_id
-        self._asked: dict[tuple[str, int], tuple[Assignment, Commit]] = {}  # not answered yet
+        self._asked: Asked = {}  # not answered yet
         self._asked_at = 0.0
 
     def send(self, client: Client, assignments: Iterable[Assignment]) -> None:
@@ -45,11 +49,11 @@ class Commits:
         if now - self._asked_at < (ANSWER_S if self._asked else COMMIT_EVERY_S):
             return
         self._asked_at = now
-        self._asked = _news(assignments)
+        self._asked = news_of(assignments)
         if not self._asked:
             return
         try:
-            client.commit(offsets=_offsets(self._asked), asynchronous=True)
+            client.commit(offsets=offsets_of(self._asked), asynchronous=True)
         except KafkaException as exc:
             self.answered(exc.args[0], [])
 
@@ -66,11 +70,11 @@ class Commits:
 
         False when not all of it was taken: whoever has the partitions next then repeats some work.
         """
-        asked = _news(assignments)
+        asked = news_of(assignments)
         if not asked:
             return True
         try:
-            places = client.commit(offsets=_offsets(asked), asynchronous=False)
+            places = client.commit(offsets=offsets_of(asked), asynchronous=False)
         except KafkaException as exc:
             logger.warning("kafka_commit_failed group=%s code=%s", self._group_id, exc.args[0].name())
             return False
@@ -80,8 +84,17 @@ class Commits:
         """The answer about *assignment* means nothing any more."""
         self._asked.pop((assignment.topic, assignment.partition), None)
 
+    def hurry(self, assignments: Iterable[Assignment]) -> bool:
+        """Whether somebody waits for the next commit."""
+        return False
 
-def _news(assignments: Iterable[Assignment]) -> dict[tuple[str, int], tuple[Assignment, Commit]]:
+    def ended_before(self, assignment: Assignment, record: Record) -> bool:
+        """Whether *record* needs no more work here, although Kafka has not been told yet."""
+        return False
+
+
+def news_of(assignments: Iterable[Assignment]) -> Asked:
+    """What there is to commit of *assignments*."""
     news = {}
     for assignment in assignments:
         commit = assignment.tracker.to_commit() if assignment.started else None
@@ -99,7 +112,8 @@ def _watch_map(assignment: Assignment, commit: Commit) -> None:
         assignment.buffer.map_is(assignment, full=full)
 
 
-def _offsets(asked: dict[tuple[str, int], tuple[Assignment, Commit]]) -> list[TopicPartition]:
+def offsets_of(asked: Asked) -> list[TopicPartition]:
+    """What to hand to the client."""
     return [_place(topic, partition, commit) for (topic, partition), (_, commit) in asked.items()]
 
 
@@ -109,7 +123,7 @@ def _place(topic: str, partition: int, commit: Commit) -> TopicPartition:
     return TopicPartition(topic, partition, commit.offset, metadata=metadata)
 
 
-def _note(asked: dict[tuple[str, int], tuple[Assignment, Commit]], places: list[TopicPartition]) -> bool:
+def _note(asked: Asked, places: list[TopicPartition]) -> bool:
     """Remember what Kafka has taken; false when that is not all."""
     for place in places:
         assignment, commit = asked.get((place.topic, place.partition), (None, None))

@@ -103,8 +103,10 @@ class GroupConsumer:
         health: Health | None = None,
         protocol: str = "classic",
         drain_s: float = DRAIN_S,
+        commits: Commits | None = None,
     ) -> None:
         self.group_id = group_id
+        self.commits = commits or Commits(group_id)
         self.failure: BaseException | None = None
         self._bounds = bounds
         self._drain_s = drain_s
@@ -115,11 +117,10 @@ class GroupConsumer:
         self._assignments: dict[tuple[str, int], Assignment] = {}
         self._starts: dict[Assignment, Start] = {}
         self._former: dict[tuple[str, int], AckTracker] = {}  # of partitions that were lost before all was committed
-        self._commits = Commits(group_id)
         self._seldom = Seldom()
         self._closing = threading.Event()
         config = base_config(settings, health or Health()) | consumer_config(group_id, protocol)
-        self._client = clients.opened(clients.Consumer, config | {"on_commit": self._commits.answered})
+        self._client = clients.opened(clients.Consumer, config | {"on_commit": self.commits.answered})
         self._thread = threading.Thread(target=self._run, name=f"kafka-{group_id}", daemon=True)
         self._thread.start()
 
@@ -195,11 +196,11 @@ class GroupConsumer:
             self._receive(self._client.consume(CHUNK, 0))
         self._start_partitions()
         self._balance()
-        self._commits.send(self._client, self._assignments.values())
+        self.commits.send(self._client, self._assignments.values())
 
     def _patience(self) -> float:
         soon = any(a.paused and a.blocked is None for a in self._assignments.values())
-        return BUSY_POLL_S if soon else POLL_S
+        return BUSY_POLL_S if soon or self.commits.hurry(self._assignments.values()) else POLL_S
 
     def _subscribe(self) -> None:
         with self._lock:
@@ -219,7 +220,7 @@ class GroupConsumer:
                 self._note_error(message, error, assignment)
             elif assignment is not None and not assignment.paused:  # else fetched before a rebalance or a seek
                 record = received(message)
-                if assignment.tracker.begin(record.offset):
+                if assignment.tracker.begin(record.offset) and not self.commits.ended_before(assignment, record):
                     fresh[assignment].append(record)
         for assignment, records in fresh.items():
             assignment.buffer.deliver(assignment, records)
@@ -310,7 +311,7 @@ class GroupConsumer:
     def _on_revoke(self, client: Client, places: list[TopicPartition]) -> None:
         leaving = self._held(places)
         drained = self._drain(leaving)
-        committed = self._commits.send_and_wait(self._client, leaving)
+        committed = self.commits.send_and_wait(self._client, leaving)
         for assignment in leaving:
             self._drop(assignment, settled=drained and committed)
         client.incremental_unassign(places)
@@ -344,7 +345,7 @@ class GroupConsumer:
         key = (assignment.topic, assignment.partition)
         del self._assignments[key]
         self._starts.pop(assignment, None)
-        self._commits.forget(assignment)
+        self.commits.forget(assignment)
         if assignment.started and not settled:
             self._former[key] = assignment.tracker
         assignment.buffer.forget(assignment)

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import weakref
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ from dramatiq.middleware import SkipMessage, default_middleware
 from brokers import clients
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
+from brokers.commits import Commits
 from brokers.consumer import GroupConsumer
 from brokers.delays import delayed_topic, parked_topic
 from brokers.errors import WrongTopic
+from brokers.forwarding import ForwardingReader
 from brokers.groups import Groups
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
@@ -28,6 +31,7 @@ from brokers.sending import Sending
 from brokers.starts import ASK_KAFKA_S
 from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
+from brokers.transactions import Transactions
 from brokers.waiting import Waiting, waiting
 
 
@@ -74,6 +78,9 @@ class KafkaBroker(dramatiq.Broker):
       middleware: as in Dramatiq.
       delivery_timeout_s: seconds within which Kafka has to confirm a send.
       group_protocol: ``classic`` or ``consumer`` (KIP-848).
+      transactional: what middleware sends for a message (its retry, the next step of its pipeline, its callbacks), or
+        its dead letter, and its ack go in one Kafka transaction: all of it or nothing.  What an actor sends itself is
+        sent at once.
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
     """
 
@@ -89,6 +96,7 @@ class KafkaBroker(dramatiq.Broker):
         middleware: Sequence[Middleware] | None = None,
         delivery_timeout_s: float = DELIVERY_TIMEOUT_S,
         group_protocol: str = "classic",
+        transactional: bool = False,
         **client: Any,
     ) -> None:
         super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
@@ -98,6 +106,7 @@ class KafkaBroker(dramatiq.Broker):
         self.actor_options |= QUEUE_OPTIONS
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
+        self._transactional = transactional
         self._timeout_s = delivery_timeout_s
         self._begin_process()
         os.register_at_fork(after_in_child=_weakly(self._begin_process))
@@ -248,12 +257,11 @@ class KafkaBroker(dramatiq.Broker):
         self.topics.ensure(queue.topic)
         if not queue.ordered:
             self._start_timers()
-        buffer = self._consumer(queue.group_id).open(queue)
+        consumer = self._consumer(queue.group_id)
+        buffer, commits = consumer.open(queue), consumer.commits
+        make = partial(ForwardingReader, end=commits.end) if isinstance(commits, Transactions) else Reader
         timeout_s = timeout / 1000
-        return Reader(queue, buffer, park=self.publish, send=self._send_late, prefetch=prefetch, timeout_s=timeout_s)
-
-    def _send_late(self, message: dramatiq.Message[Any], delay: int | None) -> None:
-        self.enqueue(message, delay=delay)
+        return make(queue, buffer, park=self.publish, send=self._sending.late, prefetch=prefetch, timeout_s=timeout_s)
 
     def _start_timers(self) -> None:
         """This process takes its part in firing delayed messages, whatever queues it works on."""
@@ -274,10 +282,20 @@ class KafkaBroker(dramatiq.Broker):
             consumer = self._consumers.get(group_id)
             if consumer is None or not consumer.running:
                 consumer = GroupConsumer(
-                    group_id, self._settings, self._bounds, health=self._health, protocol=self._protocol
+                    group_id,
+                    self._settings,
+                    self._bounds,
+                    health=self._health,
+                    protocol=self._protocol,
+                    commits=self._commits(group_id),
                 )
                 self._consumers[group_id] = consumer
         return consumer
+
+    def _commits(self, group_id: str) -> Commits:
+        if not self._transactional:
+            return Commits(group_id)
+        return Transactions(group_id, self._settings, self._health, self.topics)
 
     def _bounds(self, places: Collection[Place]) -> dict[Place, tuple[int, int]]:
         return bounds(self._admin(), places, ASK_KAFKA_S)

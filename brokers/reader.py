@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     #: Puts a record on a topic and returns when Kafka has it.
     Park = Callable[[Outgoing, TopicSpec], object]
 
-    #: Puts a message on its queue, perhaps after some milliseconds, and returns when Kafka has it.
-    Send = Callable[[dramatiq.Message[Any], int | None], object]
+    #: Puts a message that follows from one in flight on its queue, perhaps after some milliseconds, and returns when
+    #: Kafka has it, or when it is held back for the transaction that ends the other.
+    Send = Callable[["KafkaMessageProxy", dramatiq.Message[Any], int | None], object]
 
 logger = logging.getLogger("brokers.reader")
 
@@ -40,6 +41,8 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
         self.unit = unit
         #: Taken back before it began, because its partition has moved: it runs elsewhere, and here nothing may happen.
         self.recalled = False
+        #: Acked, or rejected: no ack follows any more that could wait for what middleware sends for it from now on.
+        self.ended = False
         #: Messages, with their delays in ms, that middleware has sent for this one (a retry, a callback) and Kafka did
         #: not confirm.
         self.owed: list[tuple[dramatiq.Message[Any], int | None]] = []
@@ -181,11 +184,12 @@ class Reader(dramatiq.Consumer):
         self._send_owed(ours)
         error = ours.send_error
         if error is None or ours.recalled:
-            _buffer(ours).finish(ours.unit)
+            self._finish(ours)
         elif getattr(error, "retryable", False):
             self._again(ours, f"what should follow could not be sent: {error}")
         else:
             self._park_failed(ours)
+        ours.ended = True
 
     def nack(self, message: dramatiq.MessageProxy) -> None:
         """Failed for good: parked; on an ordered queue held in its place.  Raises as `ack` does."""
@@ -196,11 +200,12 @@ class Reader(dramatiq.Consumer):
             self._again(ours, _reason(ours))
         else:
             self._park_failed(ours)
+        ours.ended = True
 
     def _send_owed(self, message: KafkaMessageProxy) -> None:
         while message.owed:
             try:
-                self._send(*message.owed[0])
+                self._send(message, *message.owed[0])
             except KafkaError as exc:
                 message.send_error = exc
             del message.owed[0]
@@ -227,7 +232,10 @@ class Reader(dramatiq.Consumer):
 
     def _park_failed(self, message: KafkaMessageProxy) -> None:
         error = message._exception or message.send_error  # noqa: SLF001 - as above
-        self._dispose(message.unit, type(error).__name__ if error else "Failed", _reason(message), _traceback(error))
+        self._dispose(message.unit, type(error).__name__ if error else "Failed", _reason(message), traceback_of(error))
+
+    def _finish(self, message: KafkaMessageProxy) -> None:
+        _buffer(message).finish(message.unit)
 
     def _dispose(self, unit: Unit, error: str, reason: str, trace: str = "") -> None:
         """Park, confirmed, and only then count as done."""
@@ -270,7 +278,8 @@ def _reason(message: KafkaMessageProxy) -> str:
     return reason or "the message was rejected"
 
 
-def _traceback(error: BaseException | None) -> str:
+def traceback_of(error: BaseException | None) -> str:
+    """The traceback of *error* as text; empty for none."""
     return "" if error is None else "".join(traceback.format_exception(error))
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import dramatiq
 
+    from brokers.assignment import Forward
     from brokers.kafka import KafkaBroker
     from brokers.producer import Delivery, Pending
     from brokers.reader import KafkaMessageProxy
@@ -52,6 +53,9 @@ class Sending(threading.local):
     def message(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         """See `KafkaBroker.enqueue`."""
         try:
+            if self.served is not None and self.served.unit.forwards is not None and not self.served.ended:
+                self._hold_back(self.served.unit.forwards, message, delay)
+                return
             posted = self._post(message, delay)
             if self._batch is None:
                 self._confirm(posted)
@@ -61,7 +65,22 @@ class Sending(threading.local):
             if not self._taken_over(message, delay, exc):
                 raise
 
+    def late(self, served: KafkaMessageProxy, message: dramatiq.Message[Any], delay: int | None) -> None:
+        """Send what *served* owes, or let it join the transaction that ends *served*; raises as `message`."""
+        if served.unit.forwards is None:
+            self.message(message, delay)
+        else:
+            self._hold_back(served.unit.forwards, message, delay)
+
+    def _hold_back(self, forwards: list[Forward], message: dramatiq.Message[Any], delay: int | None) -> None:
+        forwards.append(self._prepare(message, delay))
+        self._broker.emit_after("enqueue", message, delay)
+
     def _post(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
+        record, topic = self._prepare(message, delay)
+        return Posted(message, self._broker.producer.post(record), topic, delay)
+
+    def _prepare(self, message: dramatiq.Message[Any], delay: int | None) -> Forward:
         broker = self._broker
         queue = broker.get_queue(message.queue_name)
         late = delay is not None and delay > 0
@@ -77,7 +96,7 @@ class Sending(threading.local):
         record = records.encode(message, queue.topic.name)
         if late:
             record = delays.delayed(record, delays.now_ms() + int(delay or 0), topic)
-        return Posted(message, broker.producer.post(record), topic, delay)
+        return record, topic
 
     def _confirm(self, posted: Posted) -> None:
         delivery = self._confirmed(posted.pending, posted.topic)
@@ -97,7 +116,7 @@ class Sending(threading.local):
         The hook that sends then goes on: what it would have sent next must not be lost either.
         """
         served = self.served
-        if served is None:
+        if served is None or served.ended:
             return False
         if getattr(error, "retryable", False):
             logger.warning("kafka_send_owed record=%s message_id=%s: %s", served.record, message.message_id, error)

@@ -44,6 +44,17 @@ MAX_POLL_EXCEEDED = KafkaError._MAX_POLL_EXCEEDED
 #: The consumer has read all there is on a partition; the event says how far.
 PARTITION_EOF = KafkaError._PARTITION_EOF
 
+#: The group has moved on: who says this is not its member any more, or not yet again.
+FENCED = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+    }
+)
+
 #: Somebody else has made the topic in the meantime.
 TOPIC_ALREADY_EXISTS = KafkaError.TOPIC_ALREADY_EXISTS
 

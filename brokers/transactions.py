@@ -160,7 +160,7 @@ class Transactions(Commits):
             for endings in self._chosen(assignments):
                 self._send(producer, client, assignments, endings)
         except (KafkaException, KafkaError, Unreachable) as exc:
-            logger.warning("kafka_transaction_failed group=%s units=%d reason=%s", self._group_id, len(endings), exc)
+            logger.log(_level(exc), "kafka_transaction_failed group=%s units=%d: %s", self._group_id, len(endings), exc)
             self._not_before = time.monotonic() + AGAIN_S
             _blame(endings, exc)
             return False
@@ -297,6 +297,12 @@ def member_of(client: Client) -> bytes:
     if not told.startswith(MEMBER) or int.from_bytes(told[begin : begin + 4], sys.byteorder, signed=True) < 0:
         raise NoMember(f"the consumer is not a member of its group just now: {told[:64]!r}")
     return told
+
+
+def _level(exc: Exception) -> int:
+    """Each rebalance makes the membership that a transaction names an old one: no reason to warn."""
+    fenced = isinstance(exc, NoMember) or (isinstance(exc, KafkaException) and exc.args[0].code() in codes.FENCED)
+    return logging.INFO if fenced else logging.WARNING
 
 
 def _mark(ending: Ending) -> bool:

@@ -61,6 +61,9 @@ def make_broker(servers: str, prefix: str, protocol: str = "classic") -> KafkaBr
 class Crew:
     """Worker processes that are started and killed, and the log that they share."""
 
+    #: What each of them runs.
+    module = "tests.integration.broker_worker"
+
     def __init__(self, servers: str, prefix: str, log: Path, protocol: str = "classic") -> None:
         self._arguments = [servers, prefix, protocol]
         self._log = log
@@ -68,7 +71,7 @@ class Crew:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Another worker."""
-        command = [sys.executable, "-m", "tests.integration.broker_worker", *self._arguments]
+        command = [sys.executable, "-m", self.module, *self._arguments]
         environment = os.environ | {"WORKER_LOG": str(self._log)}
         with self._log.with_suffix(".err").open("ab") as err:
             member = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=err, stderr=err)

@@ -44,6 +44,9 @@ MAX_POLL_EXCEEDED = KafkaError._MAX_POLL_EXCEEDED
 #: The consumer has read all there is on a partition; the event says how far.
 PARTITION_EOF = KafkaError._PARTITION_EOF
 
+#: A transaction about the offsets is open.
+UNSTABLE = KafkaError.UNSTABLE_OFFSET_COMMIT
+
 #: The group has moved on: who says this is not its member any more, or not yet again.
 FENCED = frozenset(
     {

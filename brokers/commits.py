@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from brokers.assignment import Assignment
     from brokers.records import Record
+    from brokers.starts import Committed
 
     #: What a commit says, by topic and partition.
     Asked = dict[tuple[str, int], tuple[Assignment, Commit]]
@@ -61,7 +62,7 @@ class Commits:
         """The client's ``on_commit``.  What was not committed is tried again at the next turn."""
         asked, self._asked = self._asked, {}
         if error is None:
-            _note(asked, places)
+            note(asked, places)
         else:
             logger.warning("kafka_commit_failed group=%s code=%s", self._group_id, error.name())
 
@@ -78,11 +79,14 @@ class Commits:
         except KafkaException as exc:
             logger.warning("kafka_commit_failed group=%s code=%s", self._group_id, exc.args[0].name())
             return False
-        return _note(asked, places)
+        return note(asked, places)
 
     def forget(self, assignment: Assignment) -> None:
         """The answer about *assignment* means nothing any more."""
         self._asked.pop((assignment.topic, assignment.partition), None)
+
+    #: How to ask for what was committed, where that is another way than the client's own.
+    committed: Committed | None = None
 
     def hurry(self, assignments: Iterable[Assignment]) -> bool:
         """Whether somebody waits for the next commit."""
@@ -123,7 +127,7 @@ def _place(topic: str, partition: int, commit: Commit) -> TopicPartition:
     return TopicPartition(topic, partition, commit.offset, metadata=metadata)
 
 
-def _note(asked: Asked, places: list[TopicPartition]) -> bool:
+def note(asked: Asked, places: list[TopicPartition]) -> bool:
     """Remember what Kafka has taken; false when that is not all."""
     for place in places:
         assignment, commit = asked.get((place.topic, place.partition), (None, None))

@@ -244,7 +244,7 @@ class GroupConsumer:
         # What runs of an ordered queue is about to move the place where it starts.
         waiting = [a for a in self._assignments.values() if not (a.started or (a.buffer.queue.ordered and a.running))]
         starts = [self._start_of(assignment) for assignment in waiting]
-        ask_kafka(starts, self._client, self._bounds)
+        ask_kafka(starts, self._client, self._bounds, self.commits.committed)
         for start in starts:
             if start.answer is not None and self._begin(start.assignment, start.answer):
                 del self._starts[start.assignment]

@@ -31,13 +31,14 @@ from confluent_kafka import KafkaException, TopicPartition
 from brokers import clients, codes
 from brokers.assignment import Unit
 from brokers.clients import base_config
-from brokers.commits import COMMIT_EVERY_S, Commits, news_of, offsets_of
+from brokers.commits import COMMIT_EVERY_S, Commits, news_of, note, offsets_of
 from brokers.errors import KafkaError, Unreachable, WrongTopic
+from brokers.former import FormerOwners
 from brokers.producer import MESSAGE_BYTES
 
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from confluent_kafka import Consumer as Client
 
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from brokers.clients import Health
     from brokers.commits import Asked
     from brokers.forwarding import Ending
-    from brokers.offsets import Commit
     from brokers.records import Record
     from brokers.topics import Topics
 
@@ -64,9 +64,8 @@ WAITING = 5000
 #: Seconds that a step of a transaction may take, and a record in it.
 STEP_S = 5.0
 
-#: Seconds after which Kafka itself aborts what a killed process has left open.  Whoever has its partitions next waits
-#: for that, and so do the readers of what it was sending; the server looks every ten seconds.
-TIMEOUT_S = 6.0
+#: Seconds after which Kafka itself aborts what is left open; it looks every ten seconds.
+TIMEOUT_S = 10.0
 
 #: Transactions in which all has to be told when partitions move away: one, and two more for a record that is refused.
 ROUNDS = 4
@@ -89,11 +88,21 @@ class Transactions(Commits):
     *topics* makes anew what was deleted meanwhile.
     """
 
-    def __init__(self, group_id: str, settings: Mapping[str, Any], health: Health, topics: Topics) -> None:
+    def __init__(
+        self,
+        group_id: str,
+        settings: Mapping[str, Any],
+        health: Health,
+        topics: Topics,
+        admin: Callable[[], clients.AdminClient],
+    ) -> None:
         super().__init__(group_id)
         self._topics = topics
+        transactional_id = f"{group_id}.{uuid.uuid4().hex}"
+        self._former_owners = FormerOwners(group_id, transactional_id, base_config(settings, health), admin)
+        self.committed = self._former_owners.committed
         self._config = base_config(settings, health) | {
-            "transactional.id": f"{group_id}.{uuid.uuid4().hex}",
+            "transactional.id": transactional_id,
             "transaction.timeout.ms": int(TIMEOUT_S * 1000),
             "message.timeout.ms": int(STEP_S * 1000),
             "linger.ms": 0,
@@ -259,20 +268,20 @@ class Transactions(Commits):
         if self._doubted is None:
             return
         asked, endings = self._doubted
-        places = [TopicPartition(*place) for place, (assignment, _) in asked.items() if assignment.alive]
-        told = client.committed(places, timeout=STEP_S) if places else []
-        if any(place.error is not None for place in told):
-            raise Unreachable(f"the offsets of group {self._group_id!r} are not known just now")
+        sent = {(one.topic, one.partition): one for one in offsets_of(asked)}
+        held = [place for place, (assignment, *_) in asked.items() if assignment.alive]
+        told = self._former_owners.committed(held, client)
+        if len(told) < len(held):
+            raise Unreachable(f"what group {self._group_id!r} has committed is not known just now")
         self._doubted = None
-        if told and all(_is(place, asked[place.topic, place.partition][1]) for place in told):
+        if held and all(_same(told[place], sent[place]) for place in held):
             logger.info("kafka_transaction_found group=%s units=%d", self._group_id, len(endings))
             for ending in endings:
                 _mark(ending)
             self._succeeded(asked, endings)
 
     def _succeeded(self, asked: Asked, endings: list[Ending]) -> None:
-        for assignment, commit in asked.values():
-            assignment.tracker.committed(commit)
+        note(asked, offsets_of(asked))
         self._settled(endings)
 
     def _settled(self, endings: Collection[Ending]) -> None:
@@ -336,8 +345,8 @@ def _produce(producer: clients.Producer, ending: Ending) -> None:
                 break
 
 
-def _is(place: TopicPartition, commit: Commit) -> bool:
-    return place.offset == commit.offset and (place.metadata or "").rstrip("\0") == commit.metadata
+def _same(told: TopicPartition, sent: TopicPartition) -> bool:
+    return told.offset == sent.offset and (told.metadata or "").rstrip("\0") == (sent.metadata or "")
 
 
 def _blame(endings: list[Ending], exc: Exception) -> None:

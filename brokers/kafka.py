@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dramatiq
 from dramatiq.common import q_name
-from dramatiq.errors import QueueNotFound
+from dramatiq.errors import ActorNotFound, QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
 from brokers import clients
@@ -190,6 +190,14 @@ class KafkaBroker(dramatiq.Broker):
         except KeyError:
             raise QueueNotFound(queue_name) from None  # type: ignore[no-untyped-call]  # not annotated
         return queue
+
+    def get_actor(self, actor_name: str) -> dramatiq.Actor[Any, Any]:
+        """As Dramatiq's.  Where middleware looks for the actor of a callback, that there is none is not forgotten."""
+        try:
+            return super().get_actor(actor_name)
+        except ActorNotFound as exc:
+            self._sending.missed(actor_name, exc)
+            raise
 
     # Sending.
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import dramatiq
+    from dramatiq.errors import ActorNotFound
 
     from brokers.assignment import Forward
     from brokers.kafka import KafkaBroker
@@ -124,6 +125,11 @@ class Sending(threading.local):
             return True
         served.send_error = error
         return False
+
+    def missed(self, actor_name: str, error: ActorNotFound) -> None:
+        """Middleware that runs for a message in flight looks for the actor of another one, in vain."""
+        if self.served is not None and self.served.actor_name != actor_name:
+            self.served.send_error = error
 
     @contextmanager
     def batching(self) -> Iterator[None]:

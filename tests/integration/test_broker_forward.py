@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dramatiq
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 from dramatiq import Worker
 
 from tests.integration.broker_worker import Crew
 from tests.integration.forward_worker import make_broker
+from tests.integration.logs import records_of
 from tests.support import unique, wait_until
 
 
@@ -80,26 +80,10 @@ def send_pipelines(broker: KafkaBroker, count: int) -> None:
             dramatiq.pipeline(steps, broker=broker).run()
 
 
-def committed(broker: KafkaBroker, topic: str) -> list[dict[str, Any]]:
-    """The values of all committed records of *topic*, decoded."""
-    partitions = broker.topics.partitions(topic) or 0
-    client = Consumer(broker.client_settings | {"group.id": unique(), "enable.partition.eof": True})
-    client.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
-    found, ends = [], 0
-    while ends < partitions:
-        message = client.poll(20)
-        assert message is not None, "the log ends in an open transaction"
-        if message.error():
-            ends += 1
-        else:
-            found.append(json.loads(message.value() or b"null"))
-    client.close()
-    return found
-
-
 def numbers(broker: KafkaBroker, queue: str) -> Counter[int]:
     """How often each number lies on a queue."""
-    return Counter(value["args"][0] for value in committed(broker, broker.prefix + queue))
+    records = records_of(broker, broker.get_queue(queue).topic)
+    return Counter(json.loads(record.value or b"")["args"][0] for record in records)
 
 
 def join(broker: KafkaBroker, timeout_s: float = 60) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dramatiq
 import pytest
@@ -77,7 +77,8 @@ def send_pipelines(broker: KafkaBroker, count: int) -> None:
     with broker.batching():
         for number in range(count):
             steps = [first.message(number), second.message(), last.message()]
-            dramatiq.pipeline(steps, broker=broker).run()
+            pipeline: Any = dramatiq.pipeline(steps, broker=broker)
+            pipeline.run()
 
 
 def numbers(broker: KafkaBroker, queue: str) -> Counter[int]:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import dramatiq
 import pytest
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public here, though not marked so
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from dramatiq import Worker
 from dramatiq.middleware import Callbacks, GroupCallbacks, Pipelines, Retries
 from dramatiq.rate_limits.backends import StubBackend
@@ -33,7 +38,8 @@ def broker(kafka: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     monkeypatch.setattr("dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS", 0.2)
     monkeypatch.setattr("brokers.transactions.REFUSED_AGAIN_S", 0.2)
     prefix = unique("windows-")
-    middleware = [Callbacks(), GroupCallbacks(StubBackend()), Pipelines(), Retries(min_backoff=1000)]
+    rate_limits = StubBackend()  # type: ignore[no-untyped-call]  # not annotated
+    middleware = [Callbacks(), GroupCallbacks(rate_limits), Pipelines(), Retries(min_backoff=1000)]
     broker = KafkaBroker(kafka, prefix=prefix, group_id=prefix, middleware=middleware, transactional=request.param)
     yield broker
     broker.close()
@@ -103,10 +109,11 @@ def test_what_kafka_refuses_parks_the_message_that_led_to_it(broker: KafkaBroker
 
     limit(broker, broker.get_queue("refusing").topic, MARKER_BYTES)
     limit(broker, broker.delayed_topic, MARKER_BYTES)
-    group = dramatiq.group([grouped.message()], broker=broker)
+    group: Any = dramatiq.group([grouped.message()], broker=broker)  # type: ignore[no-untyped-call]  # as above
     group.add_completion_callback(target.message())
     group.run()
-    dramatiq.pipeline([pipes.message(), target.message()], broker=broker).run()
+    pipeline: Any = dramatiq.pipeline([pipes.message(), target.message()], broker=broker)
+    pipeline.run()
     for actor in (retried, calls_back, misled, lucky):
         actor.send()
     worker.start()

@@ -97,6 +97,11 @@ class Groups:
         return {partition: found[topic, partition] for topic, partition in places}
 
     def _partitions(self, queue: Queue) -> list[TopicPartition]:
+        if queue.share:
+            raise WrongTopic(
+                f"queue {queue.name!r} is read by a share group, and Kafka's Python client cannot ask what one has done"
+                " or move it: it can be neither joined nor flushed"
+            )
         return [TopicPartition(queue.topic.name, p) for p in range(self._topics.ensure(queue.topic))]
 
     def _commits(self, queue: Queue) -> dict[int, int]:

@@ -28,6 +28,7 @@ from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
 from brokers.records import Outgoing
 from brokers.sending import Sending
+from brokers.share import ShareGroup, limit_time, require_client
 from brokers.starts import ASK_KAFKA_S
 from brokers.timers import Timers
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
@@ -51,7 +52,7 @@ logger = logging.getLogger("brokers.kafka")
 DELIVERY_TIMEOUT_S = 8.0
 
 #: Actor options that describe the queue, not the actor.
-QUEUE_OPTIONS = frozenset({"ordered", "batch"})
+QUEUE_OPTIONS = frozenset({"ordered", "batch", "share"})
 
 #: Actor options that would make a failed message leave its place.
 RETRY_OPTIONS = ("max_retries", "retry_when", "on_retry_exhausted")
@@ -64,8 +65,8 @@ class KafkaBroker(dramatiq.Broker):
     ``<prefix>q``, made on first use; its failed messages are parked on ``<prefix>q.XQ``.
 
     Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place) and ``batch=n``
-    (an ordered actor gets a list of up to n consecutive messages).  Message option: ``key`` (messages of one key share
-    a partition).
+    (an ordered actor gets a list of up to n consecutive messages), ``share=True`` (its queue is read by a share group:
+    short messages, any number of workers).  Message option: ``key`` (messages of one key share a partition).
 
     A delayed message lies on the topic ``<prefix>delayed`` until its time; any worker of the same prefix fires it.
 
@@ -117,6 +118,7 @@ class KafkaBroker(dramatiq.Broker):
         self._health = Health()
         self._admin_client: clients.AdminClient | None = None
         self._consumers: dict[str, GroupConsumer] = {}  # by group
+        self._share_groups: dict[str, ShareGroup] = {}
         self._timers: Timers | None = None
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s)
@@ -140,22 +142,28 @@ class KafkaBroker(dramatiq.Broker):
         batch: int | None = None,
         start: Start | None = None,
         decode: Decode | None = None,
+        share: bool = False,
     ) -> None:
         """Declare a queue; again, with nothing or the same, changes nothing.
 
         Raises:
+          WrongSetting: *share*, and the Kafka client at hand knows no share groups.
           WrongTopic: it is declared with other properties already; they do not fit together; its topic is taken.
         """
         known = self.queues.get(queue_name)
         if known is not None:
             given = {"topic": topic, "group_id": group_id, "batch": batch, "start": start, "decode": decode}
-            _agree(known, given | {"ordered": ordered or None})
+            _agree(known, given | {"ordered": ordered or None, "share": share or None})
             return
+        if share:
+            require_client()
         if topic is None:
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
-        group_id = group_id or self.group_id
-        queue = Queue(queue_name, topic, group_id, ordered=ordered, batch=batch, start=start, decode=decode)
+        group_id = group_id or (f"{self.group_id}.share" if share else self.group_id)
+        queue = Queue(
+            queue_name, topic, group_id, ordered=ordered, batch=batch, start=start, decode=decode, share=share
+        )
         self._refuse_taken(queue)
         self.emit_before("declare_queue", queue_name)
         self.queues[queue_name] = queue
@@ -181,6 +189,8 @@ class KafkaBroker(dramatiq.Broker):
         self.declare_queue(actor.queue_name, **options)
         if self.queues[actor.queue_name].ordered:
             _pin(actor)
+        if self.queues[actor.queue_name].share:
+            limit_time(actor)
         super().declare_actor(actor)
 
     def get_queue(self, queue_name: str) -> Queue:
@@ -265,7 +275,7 @@ class KafkaBroker(dramatiq.Broker):
         self.topics.ensure(queue.topic)
         if not queue.ordered:
             self._start_timers()
-        consumer = self._consumer(queue.group_id)
+        consumer = self._share_group(queue.group_id) if queue.share else self._consumer(queue.group_id)
         buffer, commits = consumer.open(queue), consumer.commits
         make = partial(ForwardingReader, end=commits.end) if isinstance(commits, Transactions) else Reader
         timeout_s = timeout / 1000
@@ -299,6 +309,15 @@ class KafkaBroker(dramatiq.Broker):
                 )
                 self._consumers[group_id] = consumer
         return consumer
+
+    def _share_group(self, group_id: str) -> ShareGroup:
+        admin = self._admin()
+        with self._lock:
+            group = self._share_groups.get(group_id)
+            if group is None or not group.running:
+                group = ShareGroup(group_id, self._settings, admin, self.publish, health=self._health)
+                self._share_groups[group_id] = group
+        return group
 
     def _commits(self, group_id: str) -> Commits:
         if not self._transactional:
@@ -335,6 +354,7 @@ class KafkaBroker(dramatiq.Broker):
 
         Raises:
           QueueJoinTimeout, QueueNotFound.
+          WrongTopic: it is read by a share group, of which nobody can say what it has done.
         """
         self._groups.join(self.get_queue(queue_name), None if timeout is None else timeout / 1000)
 
@@ -363,7 +383,8 @@ class KafkaBroker(dramatiq.Broker):
         Idempotent; the broker can be used again.
         """
         with self._lock:
-            consumers, self._consumers = list(self._consumers.values()), {}
+            consumers: list[GroupConsumer | ShareGroup] = [*self._consumers.values(), *self._share_groups.values()]
+            self._consumers, self._share_groups = {}, {}
             timers, self._timers = self._timers, None
         if timers is not None:
             timers.close()

@@ -95,6 +95,7 @@ class Queue:
     succeeds.
     *start*: where to begin, asked at every assignment and after every failure; without it Kafka's commit decides.
     *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
+    *share*: read by a share group (see `share`), not by a consumer group.
     """
 
     name: str
@@ -104,12 +105,15 @@ class Queue:
     batch: int | None = None
     start: Start | None = field(default=None, compare=False)
     decode: Decode | None = field(default=None, compare=False)
+    share: bool = False
 
     def __post_init__(self) -> None:
         if self.ordered and not (self.topic.exact and self.topic.partitions == 1):
             raise WrongTopic(f"queue {self.name!r} is ordered: its topic needs exactly one partition")
         if self.batch is not None and (self.batch < 1 or not self.ordered):
             raise WrongTopic(f"queue {self.name!r}: a batch is a positive number of messages of an ordered queue")
+        if self.share and self.ordered:
+            raise WrongTopic(f"queue {self.name!r} is ordered, and a share group knows no order")
         if self.start is not None and not self.ordered:
             raise WrongTopic(f"queue {self.name!r}: only an ordered queue has a start of its own")
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import dramatiq
-from dramatiq.middleware import Pipelines, Retries
+from dramatiq.errors import Retry
+from dramatiq.middleware import CurrentMessage, Pipelines, Retries
 
 from brokers import KafkaBroker
 from ops.stack import Stack
@@ -40,7 +41,7 @@ PATIENCE_MS = 120_000
 def make_broker(servers: str, *, transactional: bool) -> KafkaBroker:
     """A broker with topics of its own, which are there."""
     prefix = f"forward-{uuid.uuid4().hex[:8]}-"
-    middleware = [Pipelines(), Retries(min_backoff=0)]
+    middleware = [Pipelines(), Retries()]
     broker = KafkaBroker(servers, prefix=prefix, group_id=prefix, middleware=middleware, transactional=transactional)
 
     @dramatiq.actor(broker=broker, queue_name="first")
@@ -51,11 +52,11 @@ def make_broker(servers: str, *, transactional: bool) -> KafkaBroker:
 
     @dramatiq.actor(broker=broker, queue_name="again", max_retries=1)
     def again(number: int) -> None:
-        message = dramatiq.middleware.CurrentMessage.get_current_message()
+        message = CurrentMessage.get_current_message()
         if message is not None and not message.options.get("retries"):
-            raise ValueError(number)
+            raise Retry(str(number), delay=0)
 
-    broker.add_middleware(dramatiq.middleware.CurrentMessage())
+    broker.add_middleware(CurrentMessage())
     for name in QUEUES:
         broker.topics.ensure(broker.get_queue(name).topic)
     return broker

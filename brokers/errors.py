@@ -6,6 +6,7 @@
     │   │   └── Unreachable        no Kafka server answers; nothing was sent
     │   └── ConnectionClosed
     │       ├── DeliveryUnknown    no confirmation in time; the message may be in the log
+    │       ├── ResultUnstored     the results backend is away; the ack waits for it
     │       ├── ConsumerStopped    the thread that reads from Kafka has ended; Dramatiq opens a new one
     │       └── ParkingFailed      a message cannot be put on its dead-letter topic; it stays unfinished
     └── KafkaError
@@ -14,6 +15,7 @@
         ├── WrongTopic             a topic is not as its queue needs it
         ├── WrongKey               a message's key is neither text nor number
         ├── WrongSetting           Kafka's client does not take its settings
+        ├── ResultLost             the results backend can never take a result
         └── Undecodable            a record is not a message; it is parked
     StartError
     ├── StartUnknown               the place to start from is out of reach just now
@@ -76,6 +78,19 @@ class ParkingFailed(_Said, dramatiq_errors.ConnectionClosed):
     """
 
     retryable = True
+
+
+class ResultUnstored(_Said, dramatiq_errors.ConnectionClosed):
+    """The results backend does not take a result just now; storing it is tried again, and the ack waits.
+
+    A connection error in Dramatiq's eyes: see `ParkingFailed`.
+    """
+
+    retryable = True
+
+
+class ResultLost(KafkaError):
+    """A result cannot be encoded; its message is parked."""
 
 
 class DeliveryRefused(KafkaError):

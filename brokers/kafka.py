@@ -15,7 +15,7 @@ from dramatiq.common import q_name
 from dramatiq.errors import ActorNotFound, QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
-from brokers import clients
+from brokers import clients, unstored
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
 from brokers.commits import Commits
@@ -251,7 +251,8 @@ class KafkaBroker(dramatiq.Broker):
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's; see `emit_before`."""
         message = args[0] if args and isinstance(args[0], KafkaMessageProxy) else None
-        self._emit(super().emit_after, message, signal, *args, **kwargs)
+        emit = super().emit_after if message is None else partial(unstored.emit_after, self)
+        self._emit(emit, message, signal, *args, **kwargs)
 
     def _emit(self, emit: Callable[..., None], message: KafkaMessageProxy | None, *args: Any, **kwargs: Any) -> None:
         if message is None:

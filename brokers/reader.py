@@ -46,6 +46,8 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
         #: Messages, with their delays in ms, that middleware has sent for this one (a retry, a callback) and Kafka did
         #: not confirm.
         self.owed: list[tuple[dramatiq.Message[Any], int | None]] = []
+        #: Stores its result, which could not be stored before; the ack waits for that.
+        self.unstored: Callable[[], None] | None = None
         #: What middleware was told when it tried to send something that cannot be sent.
         self.send_error: BaseException | None = None
 
@@ -178,7 +180,7 @@ class Reader(dramatiq.Consumer):
         """Done, once all that followed from it is sent: else it would be lost with its retry or callback.
 
         Raises:
-          Unreachable, DeliveryUnknown, ParkingFailed: nothing has changed, and Dramatiq calls again.
+          Unreachable, DeliveryUnknown, ResultUnstored, ParkingFailed: nothing has changed, and Dramatiq calls again.
         """
         ours = _ours(message)
         self._send_owed(ours)
@@ -203,6 +205,9 @@ class Reader(dramatiq.Consumer):
         ours.ended = True
 
     def _send_owed(self, message: KafkaMessageProxy) -> None:
+        if message.unstored is not None:
+            message.unstored()
+            message.unstored = None
         while message.owed:
             try:
                 self._send(message, *message.owed[0])

@@ -16,6 +16,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public here
 from dramatiq import Worker
 from dramatiq.middleware import Callbacks, GroupCallbacks, Pipelines, Retries
 from dramatiq.rate_limits.backends import StubBackend
+from dramatiq.results import Results
+from dramatiq.results.backends import StubBackend as StubResults
 
 from brokers import KafkaBroker
 from tests.integration.logs import records_of
@@ -147,3 +149,36 @@ def test_a_message_that_cannot_be_parked_is_not_done(broker: KafkaBroker, worker
     broker.join("default", timeout=30_000)
     assert reasons(broker, "default") == {"fails": "ValueError: on purpose"}
     assert ran == Counter(["fails"])
+
+
+def test_a_result_is_stored_before_the_ack(broker: KafkaBroker, worker: Worker) -> None:
+    """While its backend is away the ack waits, and nothing runs twice; what cannot be a result parks its message."""
+    ran: Counter[str] = Counter()
+    backend: Any = StubResults()  # type: ignore[no-untyped-call]  # not annotated
+    broker.add_middleware(Results(backend=backend))  # type: ignore[no-untyped-call]  # not annotated
+
+    @dramatiq.actor(broker=broker, store_results=True)
+    def answers() -> int:
+        ran["answers"] += 1
+        return 42
+
+    @dramatiq.actor(broker=broker, store_results=True)
+    def raves() -> object:
+        ran["raves"] += 1
+        return object()
+
+    store, refusals = backend._store, [ConnectionError("away")] * 2
+
+    def refuse(*args: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        store(*args)
+
+    backend._store = refuse
+    message = answers.send()
+    worker.start()
+    assert message.get_result(backend=backend, block=True, timeout=20_000) == 42
+    raves.send()
+    broker.join("default", timeout=30_000)
+    assert "its result cannot be encoded" in reasons(broker, "default")["raves"]
+    assert ran == Counter(["answers", "raves"])

@@ -154,7 +154,7 @@ def test_a_message_that_cannot_be_parked_is_not_done(broker: KafkaBroker, worker
 def test_a_result_is_stored_before_the_ack(broker: KafkaBroker, worker: Worker) -> None:
     """While its backend is away the ack waits, and nothing runs twice; what cannot be a result parks its message."""
     ran: Counter[str] = Counter()
-    backend: Any = StubResults()  # type: ignore[no-untyped-call]  # not annotated
+    backend: Any = StubResults()
     broker.add_middleware(Results(backend=backend))  # type: ignore[no-untyped-call]  # not annotated
 
     @dramatiq.actor(broker=broker, store_results=True)

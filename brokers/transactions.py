@@ -215,10 +215,7 @@ class Transactions(Commits):
     def _attempt(self, producer: clients.Producer, client: Client, asked: Asked, endings: list[Ending]) -> None:
         for ending in endings:
             ending.error = None
-            if ending.alone:
-                for _, topic in ending.forwards:
-                    self._topics.doubt(topic)
-                    self._topics.ensure(topic)
+            self._ensure_topics(ending)
         member = member_of(client)
         try:
             producer.begin_transaction()
@@ -229,6 +226,16 @@ class Transactions(Commits):
             self._abort(producer)
             raise
         self._commit(producer, asked, endings)
+
+    def _ensure_topics(self, ending: Ending) -> None:
+        for _, topic in ending.forwards:
+            if ending.alone:
+                self._topics.doubt(topic)
+            try:
+                self._topics.ensure(topic)
+            except Exception:
+                ending.alone = True
+                raise
 
     def _commit(self, producer: clients.Producer, asked: Asked, endings: list[Ending]) -> None:
         """Commit, and ask again while the answer is only late."""

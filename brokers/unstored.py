@@ -27,11 +27,11 @@ logger = logging.getLogger("brokers.kafka")
 STORING = frozenset({"process_message", "skip_message"})
 
 
-def emit_after(broker: Broker, signal: str, message: KafkaMessageProxy, **kwargs: Any) -> None:
+def emit_after(broker: Broker, signal: str, message: KafkaMessageProxy, *args: Any, **kwargs: Any) -> None:
     """As Dramatiq's, for a message in flight; what `Results` could not store is left with the message."""
     hook = f"after_{signal}"
     for middleware in reversed(broker.middleware):
-        call = partial(getattr(middleware, hook), broker, message, **kwargs)
+        call = partial(getattr(middleware, hook), broker, message, *args, **kwargs)
         try:
             call()
         except Exception as exc:

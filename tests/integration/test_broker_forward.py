@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,42 @@ def join(broker: KafkaBroker, timeout_s: float = 60) -> None:
     """Until nothing is left of the pipelines."""
     for name in QUEUES:
         broker.join(name, timeout=int(timeout_s * 1000))
+
+
+def test_pipelines_retries_and_dead_letters_are_forwarded_once(broker: KafkaBroker, work: Callable[[], Worker]) -> None:
+    """Also those on the topic of delayed messages; the position of their cause moves with them."""
+
+    @dramatiq.actor(broker=broker, queue_name="failing", max_retries=2, min_backoff=1, max_backoff=2)
+    def failing(number: int) -> None:
+        raise ValueError(number)
+
+    send_pipelines(broker, 50)
+    for number in range(3):
+        failing.send(number)
+    worker = work()
+    join(broker)
+    broker.join("failing", timeout=60_000)
+    worker.pause()
+    queue = broker.get_queue("failing")
+    assert numbers(broker, "second") == numbers(broker, "last") == Counter(range(50))
+    assert numbers(broker, "failing") == Counter([0, 1, 2] * 3)
+    assert len(records_of(broker, queue.dead_letters)) == 3
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_frozen_forwards_nothing_twice(broker: KafkaBroker, crew: ForwardCrew) -> None:
+    """Others take its partitions over, and end what it had open; what it still holds when it thaws is refused."""
+    count = 2000
+    frozen, _ = crew.start(), crew.start()
+    send_pipelines(broker, count)
+    wait_until(lambda: broker._groups.left(broker.get_queue("first")) < count - 200, 60, "some work")
+    frozen.send_signal(signal.SIGSTOP)
+    time.sleep(8)  # longer than the session
+    wait_until(lambda: broker._groups.left(broker.get_queue("first")) == 0, 90, "the other to do it all")
+    frozen.send_signal(signal.SIGCONT)
+    join(broker)
+    assert numbers(broker, "second") == Counter(range(count))
+    assert numbers(broker, "last") == Counter(range(count))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Each test here runs twice: on Dramatiq's StubBroker, which shows that the test is right, and on ours."""
+"""Each test here runs on Dramatiq's StubBroker, which shows that the test is right, and on ours, of both kinds."""
 
 from __future__ import annotations
 
@@ -55,14 +55,15 @@ class Desk:
         return [Message.decode(record.value or b"") for record in found]
 
 
-@pytest.fixture(params=["stub", "kafka"])
+@pytest.fixture(params=["stub", "kafka", pytest.param("transactional", marks=pytest.mark.slow)])
 def desk(request: pytest.FixtureRequest) -> Iterator[Desk]:
     """A broker of each kind, with every middleware that the tests use, as Dramatiq's global broker."""
     if request.param == "stub":
         broker: StubBroker | KafkaBroker = StubBroker()
     else:
         prefix = unique("contract-")
-        broker = KafkaBroker(request.getfixturevalue("kafka"), prefix=prefix, group_id=prefix)
+        servers, transactional = request.getfixturevalue("kafka"), request.param == "transactional"
+        broker = KafkaBroker(servers, prefix=prefix, group_id=prefix, transactional=transactional)
     for middleware in (
         Results(backend=StubResults()),  # type: ignore[no-untyped-call]  # not annotated
         GroupCallbacks(StubLimits()),  # type: ignore[no-untyped-call]  # not annotated

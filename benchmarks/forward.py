@@ -18,9 +18,10 @@ import platform
 import tempfile
 import time
 import uuid
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dramatiq
 from dramatiq.errors import Retry
@@ -31,11 +32,30 @@ from ops.stack import Stack
 from settings import Settings
 
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 THREADS = 8
 QUEUES = ("first", "second", "again")
 
 #: Longest wait for one round, in milliseconds.
 PATIENCE_MS = 120_000
+
+
+@contextmanager
+def kafka() -> Iterator[str]:
+    """The Kafka of ``BROKERS``, or one of our own for as long as it is needed."""
+    settings = Settings()
+    if "brokers" in settings.model_fields_set:
+        yield settings.brokers
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(Path(folder), short_lived=True)
+        try:
+            stack.start("kafka")
+            yield next(row.uri for row in stack.status() if row.name == "kafka")
+        finally:
+            stack.down()
 
 
 def make_broker(servers: str, *, transactional: bool) -> KafkaBroker:
@@ -120,18 +140,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    settings = Settings()
-    if "brokers" in settings.model_fields_set:
-        told = compare(settings.brokers, options.count, options.rounds)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            stack = Stack(Path(folder), short_lived=True)
-            try:
-                stack.start("kafka")
-                servers = next(row.uri for row in stack.status() if row.name == "kafka")
-                told = compare(servers, options.count, options.rounds)
-            finally:
-                stack.down()
+    with kafka() as servers:
+        told = compare(servers, options.count, options.rounds)
     if options.json:
         print(json.dumps(told))
     else:

@@ -18,7 +18,8 @@ from brokers import clients, codes
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
+    from concurrent.futures import Future
 
     from confluent_kafka import Consumer as Client
 
@@ -36,18 +37,12 @@ class FormerOwners:
     The owner thread only.
     """
 
-    def __init__(
-        self,
-        group_id: str,
-        transactional_id: str,
-        config: Mapping[str, Any],
-        admin: Callable[[], clients.AdminClient],
-    ) -> None:
+    def __init__(self, group_id: str, transactional_id: str, config: Mapping[str, Any]) -> None:
         self._group_id = group_id
         self._notes = f"{group_id}.owners"
         self._id = transactional_id
         self._config = config
-        self._admin = admin
+        self._admin: clients.AdminClient | None = None
 
     def committed(self, places: list[Place], _client: Client) -> dict[Place, TopicPartition]:
         """What the group has committed, by place; missing where a transaction is open, or nobody answers.
@@ -66,13 +61,22 @@ class FormerOwners:
 
     def _asked(self, group_id: str, places: Iterable[Place]) -> dict[Place, TopicPartition]:
         request = GroupPartitions(group_id, [TopicPartition(*place) for place in places])
-        future = self._admin().list_consumer_group_offsets([request], require_stable=True, request_timeout=ASK_S)
+        futures = self._client().list_consumer_group_offsets([request], require_stable=True, request_timeout=ASK_S)
+        return {(one.topic, one.partition): one for one in self._answers(futures[group_id])}
+
+    def _client(self) -> clients.AdminClient:
+        if self._admin is None:
+            self._admin = clients.opened(clients.AdminClient, self._config)
+        return self._admin
+
+    def _answers(self, future: Future[GroupPartitions]) -> list[TopicPartition]:
         try:
-            answers = future[group_id].result(ASK_S + 1).topic_partitions
+            return future.result(ASK_S + 1).topic_partitions or []
         except (KafkaException, TimeoutError) as exc:
-            logger.warning("kafka_commits_unknown group=%s text=%s", group_id, exc)
-            return {}
-        return {(answer.topic, answer.partition): answer for answer in answers}
+            logger.warning("kafka_owners_unknown group=%s text=%s", self._group_id, exc)
+            # One that has asked a coordinator before it died waits for ever for what it asks it afterwards.
+            self._admin = None
+            return []
 
     def _end_transactions(self, places: list[Place]) -> None:
         notes = self._asked(self._notes, places).values()
@@ -90,10 +94,7 @@ class FormerOwners:
         if not notes:
             return True
         request = GroupPartitions(self._notes, notes)
-        future = self._admin().alter_consumer_group_offsets([request], request_timeout=ASK_S)[self._notes]
-        try:
-            answers = future.result(ASK_S + 1).topic_partitions
-        except (KafkaException, TimeoutError) as exc:
-            logger.warning("kafka_owner_not_noted group=%s text=%s", self._group_id, exc)
-            return False
-        return all(answer.error is None for answer in answers)
+        answers = self._answers(
+            self._client().alter_consumer_group_offsets([request], request_timeout=ASK_S)[self._notes]
+        )
+        return bool(answers) and all(answer.error is None for answer in answers)

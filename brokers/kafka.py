@@ -323,7 +323,7 @@ class KafkaBroker(dramatiq.Broker):
     def _commits(self, group_id: str) -> Commits:
         if not self._transactional:
             return Commits(group_id)
-        return Transactions(group_id, self._settings, self._health, self.topics, self._admin)
+        return Transactions(group_id, self._settings, self._health, self.topics)
 
     def _bounds(self, places: Collection[Place]) -> dict[Place, tuple[int, int]]:
         return bounds(self._admin(), places, ASK_KAFKA_S)

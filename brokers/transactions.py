@@ -38,7 +38,7 @@ from brokers.producer import MESSAGE_BYTES
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from confluent_kafka import Consumer as Client
 
@@ -94,12 +94,11 @@ class Transactions(Commits):
         settings: Mapping[str, Any],
         health: Health,
         topics: Topics,
-        admin: Callable[[], clients.AdminClient],
     ) -> None:
         super().__init__(group_id)
         self._topics = topics
         transactional_id = f"{group_id}.{uuid.uuid4().hex}"
-        self._former_owners = FormerOwners(group_id, transactional_id, base_config(settings, health), admin)
+        self._former_owners = FormerOwners(group_id, transactional_id, base_config(settings, health))
         self.committed = self._former_owners.committed
         self._config = base_config(settings, health) | {
             "transactional.id": transactional_id,
@@ -111,6 +110,7 @@ class Transactions(Commits):
             "message.max.bytes": MESSAGE_BYTES,
         }
         self._producer: clients.Producer | None = None
+        self._begun: clients.Producer | None = None  # not ready yet
         self._doubted: tuple[Asked, list[Ending]] | None = None  # of a transaction whose end is unknown
         self._waiting: deque[Ending] = deque()
         self._room = threading.Condition()
@@ -137,9 +137,11 @@ class Transactions(Commits):
         """A transaction of what has ended, unless it is too early for another one."""
         now = time.monotonic()
         due = self._asked_at if self._waiting else self._asked_at + COMMIT_EVERY_S
-        if now >= max(due, self._not_before):
+        self._keep_lost()
+        held = list(assignments)
+        if held and now >= max(due, self._not_before):
             self._asked_at = now
-            self._transact(client, list(assignments))
+            self._transact(client, held)
 
     def send_and_wait(self, client: Client, assignments: Iterable[Assignment]) -> bool:
         """All that has ended, now; false when not all of it was taken: then the next owner repeats some work."""
@@ -180,21 +182,24 @@ class Transactions(Commits):
         started = {assignment for assignment in assignments if assignment.started}  # of others no offset can be told
         now = time.monotonic()
         with self._room:
-            for ending in [e for e in self._waiting if not e.unit.assignment.alive]:
-                self._waiting.remove(ending)
-                self._keep(ending)
             ready = (e for e in self._waiting if e.unit.assignment in started and e.not_before <= now)
             chosen = list(islice(ready, TOGETHER))
         return [[e for e in chosen if not e.alone], *([e] for e in chosen if e.alone)][:ALONE]
 
+    def _keep_lost(self) -> None:
+        """Of lost partitions: should one come back before another worker has run the record, it is sent then."""
+        with self._room:
+            lost = [ending for ending in self._waiting if not ending.unit.assignment.alive]
+            for ending in lost:
+                self._keep(ending)
+        self._settled(lost)
+
     def _keep(self, ending: Ending) -> None:
-        """Its partition was lost; should it come back before anybody else has run the record, this is sent then."""
         assignment = ending.unit.assignment
         if not assignment.buffer.queue.ordered:
             kept = self._former.setdefault((assignment.topic, assignment.partition), {})
             if len(kept) < WAITING:
                 kept[ending.unit.records[0].offset] = ending
-        assignment.buffer.settled(ending.unit)
 
     def _send(
         self, producer: clients.Producer, client: Client, assignments: list[Assignment], endings: list[Ending]
@@ -264,10 +269,15 @@ class Transactions(Commits):
     def _ready(self, client: Client) -> clients.Producer:
         """A producer, with no transaction of ours open or in doubt."""
         if self._producer is None:
-            producer = clients.opened(clients.Producer, self._config)
-            producer.init_transactions(STEP_S)
+            self._begun = self._begun or clients.opened(clients.Producer, self._config)
+            try:
+                self._begun.init_transactions(STEP_S)
+            except KafkaException as exc:
+                if not exc.args[0].retriable():
+                    self._begun = None
+                raise
             self._resolve(client)
-            self._producer = producer
+            self._producer, self._begun = self._begun, None
         return self._producer
 
     def _resolve(self, client: Client) -> None:

@@ -178,15 +178,7 @@ def test_what_is_forwarded_in_transactions_survives_an_outage_once(server: Serve
     """Each message runs once and leads to one other, whatever was open or unanswered when Kafka died."""
     ran: Counter[int] = Counter()
     prefix = unique("outage-")
-    middleware = [Callbacks()]
-    broker = KafkaBroker(
-        server.address,
-        prefix=prefix,
-        group_id=prefix,
-        delivery_timeout_s=TIMEOUT_S,
-        middleware=middleware,
-        transactional=True,
-    )
+    broker = KafkaBroker(server.address, prefix=prefix, group_id=prefix, middleware=[Callbacks()], transactional=True)
 
     @dramatiq.actor(broker=broker, queue_name="told")
     def told(message: dict[str, Any], result: Any) -> None: ...

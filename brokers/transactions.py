@@ -11,8 +11,8 @@ while the client has no generation.
 *In one order.*  Kafka orders commits by their place in its own log, and those of two connections come there in any
 order; so all commits of the group go this way, those without records too, and only the owner thread makes them.
 
-*When the answer is missing.*  A new producer of the same transactional id completes what the former left open, either
-way; then the group's offsets tell which.
+*When the answer is missing.*  The producer is asked again.  Where it is of no use any more, a new one of the same
+transactional id completes what it left open, either way; then the group's offsets tell which.
 """
 
 from __future__ import annotations
@@ -88,13 +88,7 @@ class Transactions(Commits):
     *topics* makes anew what was deleted meanwhile.
     """
 
-    def __init__(
-        self,
-        group_id: str,
-        settings: Mapping[str, Any],
-        health: Health,
-        topics: Topics,
-    ) -> None:
+    def __init__(self, group_id: str, settings: Mapping[str, Any], health: Health, topics: Topics) -> None:
         super().__init__(group_id)
         self._topics = topics
         transactional_id = f"{group_id}.{uuid.uuid4().hex}"
@@ -255,7 +249,9 @@ class Transactions(Commits):
                     self._abort(producer)
                     raise
                 if not error.retriable() or time.monotonic() > deadline:
-                    self._producer, self._doubted = None, (asked, endings)
+                    self._doubted = (asked, endings)
+                    if not error.retriable():
+                        self._producer = None
                     raise
             else:
                 return
@@ -286,6 +282,11 @@ class Transactions(Commits):
             self._abort(self._producer)
             if self._unaborted or self._producer is None:
                 raise Unreachable("a transaction cannot be aborted just now")
+        if self._doubted is not None:
+            asked, endings = self._doubted
+            self._doubted = None
+            self._commit(self._producer, asked, endings)
+            self._found(asked, endings)
         return self._producer
 
     def _resolve(self, client: Client) -> None:
@@ -300,10 +301,14 @@ class Transactions(Commits):
             raise Unreachable(f"what group {self._group_id!r} has committed is not known just now")
         self._doubted = None
         if held and all(_same(told[place], sent[place]) for place in held):
-            logger.info("kafka_transaction_found group=%s units=%d", self._group_id, len(endings))
-            for ending in endings:
-                _mark(ending)
-            self._succeeded(asked, endings)
+            self._found(asked, endings)
+
+    def _found(self, asked: Asked, endings: list[Ending]) -> None:
+        """The transaction in doubt was committed after all."""
+        logger.info("kafka_transaction_found group=%s units=%d", self._group_id, len(endings))
+        for ending in endings:
+            _mark(ending)
+        self._succeeded(asked, endings)
 
     def _succeeded(self, asked: Asked, endings: list[Ending]) -> None:
         note(asked, offsets_of(asked))

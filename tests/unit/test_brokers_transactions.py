@@ -193,6 +193,24 @@ def test_a_late_answer_is_waited_for(bench: Bench) -> None:
     assert bench.kafka.opened == 1
 
 
+def test_a_very_late_answer_is_asked_for_again_between_other_duties(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the same producer, which must not be let go of in the middle of a call; what it says then counts."""
+    monkeypatch.setattr(transactions, "TIMEOUT_S", -1)
+    first, second = bench.take(2)
+    bench.end(first, "a")
+    late = KafkaError(KafkaError._TIMED_OUT, "late", retriable=True)
+    bench.kafka.answers = [late, late, None, KafkaError(KafkaError.INVALID_TXN_STATE, "no", txn_requires_abort=True)]
+    assert bench.step(2) == []
+    assert bench.unfinished == 2
+    assert bench.step() == [Sent([b"a"], {0: 1})]
+    bench.end(second, "b")
+    assert len(bench.step()) == 1
+    assert bench.step()[1:] == [Sent([b"b"], {0: 2})]
+    assert (bench.kafka.opened, bench.unfinished) == (1, 0)
+
+
 @pytest.mark.parametrize("happened", [False, True])
 def test_a_commit_without_an_answer_is_looked_up(bench: Bench, *, happened: bool) -> None:
     """A new producer of the same id ends it either way, and the group's offset tells which: sent once in any case."""

@@ -18,7 +18,6 @@ transactional id completes what it left open, either way; then the group's offse
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 import uuid
@@ -34,6 +33,7 @@ from brokers.clients import base_config
 from brokers.commits import COMMIT_EVERY_S, Commits, news_of, note, offsets_of
 from brokers.errors import KafkaError, Unreachable, WrongTopic
 from brokers.former import FormerOwners
+from brokers.membership import NoMember, member_of
 from brokers.producer import MESSAGE_BYTES
 
 
@@ -73,13 +73,6 @@ ROUNDS = 4
 #: Seconds before a transaction that failed is tried again, and one of a unit that Kafka refuses.
 AGAIN_S = 0.2
 REFUSED_AGAIN_S = 5.0
-
-#: What the client's description of its membership begins with; after it the generation, -1 for none.
-MEMBER = b"CGMDv2:"
-
-
-class NoMember(KafkaError):
-    """The consumer is not in its group just now."""
 
 
 class Transactions(Commits):
@@ -323,19 +316,6 @@ class Transactions(Commits):
             self._room.notify_all()
         for ending in endings:
             ending.unit.assignment.buffer.settled(ending.unit)
-
-
-def member_of(client: Client) -> bytes:
-    """The consumer's member and generation, for Kafka to compare.
-
-    Raises:
-      NoMember: it has none just now, and Kafka would compare nothing.
-    """
-    told: bytes = client.consumer_group_metadata()  # said to be opaque, and is bytes
-    begin = len(MEMBER)
-    if not told.startswith(MEMBER) or int.from_bytes(told[begin : begin + 4], sys.byteorder, signed=True) < 0:
-        raise NoMember(f"the consumer is not a member of its group just now: {told[:64]!r}")
-    return told
 
 
 def _level(exc: Exception) -> int:

@@ -13,12 +13,13 @@ from brokers.assignment import Assignment, Unit
 from brokers.clients import Health
 from brokers.errors import Unreachable, WrongTopic
 from brokers.forwarding import Ending
+from brokers.membership import NoMember, member_of
 from brokers.offsets import AckTracker
 from brokers.ordered import OrderedBuffer
 from brokers.parallel import ParallelBuffer
 from brokers.records import Outgoing, Record
 from brokers.topics import Queue, TopicSpec
-from brokers.transactions import NoMember, Transactions, member_of
+from brokers.transactions import Transactions
 
 
 if TYPE_CHECKING:

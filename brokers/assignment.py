@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
     from brokers.crashes import Watch
     from brokers.keyed import Lane
-    from brokers.records import Record
-    from brokers.topics import Queue
+    from brokers.records import Outgoing, Record
+    from brokers.topics import Queue, TopicSpec
+
+    #: A record to be sent, and how its topic has to be.
+    Forward = tuple[Outgoing, TopicSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ class Unit:
     message: dramatiq.Message[Any] | None = None
     #: Dramatiq keeps it for later, and then sends it again: a pause does not take it back.
     asleep: bool = False
+    #: What middleware sends for it, held back for the transaction that ends it; none where that is sent at once.
+    forwards: list[Forward] | None = None
 
     @property
     def crashes(self) -> int:
@@ -346,6 +351,34 @@ class Buffer:
     def hold(self, unit: Unit, reason: str, retry_after_s: float | None = None) -> None:
         """*unit* cannot be done just now: hand it out again after a pause."""
         raise NotImplementedError
+
+    def ends(self, unit: Unit) -> bool:
+        """Work on *unit* has ended, and `settled` follows when Kafka knows; false when it ended before.
+
+        A rebalance waits for it no more.  On an ordered queue it still counts as handed out, so that nothing begins
+        before Kafka knows.
+        """
+        with self.changed:
+            known = unit in unit.assignment.running
+            unit.assignment.running.discard(unit)
+            if not (known and self.queue.ordered):
+                self._out.discard(unit)
+            self.changed.notify_all()
+            return known
+
+    def settled(self, unit: Unit) -> None:
+        """Kafka knows that *unit*, of which `ends` was told, is done; or nobody waits for that any more."""
+        with self.changed:
+            self._out.discard(unit)
+            alive, watch = unit.assignment.alive, unit.assignment.watch
+            if watch is not None:
+                for record in unit.records:
+                    watch.ended(record.offset)
+            if unit.lane is not None:
+                self._leave_lane(unit, expected=alive)
+            if alive:
+                self._finished(unit)
+            self.changed.notify_all()
 
     def release(self, unit: Unit) -> None:
         """*unit* was handed out and not done: hand it out again, first."""

@@ -21,6 +21,9 @@ UNCONFIRMED = frozenset(
     }
 )
 
+#: Of those, what the client says of records whose transaction failed because of something else.
+PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+
 #: No server answers, or too few of them.
 AWAY = frozenset(
     {
@@ -44,6 +47,20 @@ ENDING = frozenset({KafkaError._MAX_POLL_EXCEEDED, KafkaError._FATAL})
 
 #: The consumer has read all there is on a partition; the event says how far.
 PARTITION_EOF = KafkaError._PARTITION_EOF
+
+#: A transaction about the offsets is open.
+UNSTABLE = KafkaError.UNSTABLE_OFFSET_COMMIT
+
+#: The group has moved on: who says this is not its member any more, or not yet again.
+FENCED = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+    }
+)
 
 #: Somebody else has made the topic in the meantime.
 TOPIC_ALREADY_EXISTS = KafkaError.TOPIC_ALREADY_EXISTS

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     from brokers.assignment import Assignment
     from brokers.crashes import Said
+    from brokers.records import Record
+    from brokers.starts import Committed
+
+    #: What a commit says, by topic and partition.
+    Asked = dict[tuple[str, int], "_Asked"]
 
 logger = logging.getLogger("brokers.consumer")
 
@@ -54,7 +59,7 @@ class Commits:
 
     def __init__(self, group_id: str) -> None:
         self._group_id = group_id
-        self._asked: dict[tuple[str, int], _Asked] = {}  # not answered yet
+        self._asked: Asked = {}  # not answered yet
         self._asked_at = 0.0
         self._told_at = 0.0
         self._pause_s = SHORTEST_PAUSE_S
@@ -71,11 +76,11 @@ class Commits:
         if now - self._asked_at < (ANSWER_S if self._asked else self._every_s(assignments)):
             return
         self._asked_at = now
-        self._asked = _news(assignments)
+        self._asked = news_of(assignments)
         if not self._asked:
             return
         try:
-            client.commit(offsets=_offsets(self._asked), asynchronous=True)
+            client.commit(offsets=offsets_of(self._asked), asynchronous=True)
         except KafkaException as exc:
             self.answered(exc.args[0], [])
         self._told_at = time.monotonic()
@@ -91,7 +96,7 @@ class Commits:
         asked, self._asked = self._asked, {}
         self._failed = error is not None
         if error is None:
-            _note(asked, places)
+            note(asked, places)
         else:
             self._pause_s = LONGEST_PAUSE_S
             logger.warning("kafka_commit_failed group=%s code=%s", self._group_id, error.name())
@@ -101,22 +106,34 @@ class Commits:
 
         False when not all of it was taken: whoever has the partitions next then repeats some work.
         """
-        asked = _news(assignments)
+        asked = news_of(assignments)
         if not asked:
             return True
         try:
-            places = client.commit(offsets=_offsets(asked), asynchronous=False)
+            places = client.commit(offsets=offsets_of(asked), asynchronous=False)
         except KafkaException as exc:
             logger.warning("kafka_commit_failed group=%s code=%s", self._group_id, exc.args[0].name())
             return False
-        return _note(asked, places)
+        return note(asked, places)
 
     def forget(self, assignment: Assignment) -> None:
         """The answer about *assignment* means nothing any more."""
         self._asked.pop((assignment.topic, assignment.partition), None)
 
+    #: How to ask for what was committed, where that is another way than the client's own.
+    committed: Committed | None = None
 
-def _news(assignments: Iterable[Assignment]) -> dict[tuple[str, int], _Asked]:
+    def hurry(self, assignments: Iterable[Assignment]) -> bool:
+        """Whether somebody waits for the next commit."""
+        return False
+
+    def ended_before(self, assignment: Assignment, record: Record) -> bool:
+        """Whether *record* needs no more work here, although Kafka has not been told yet."""
+        return False
+
+
+def news_of(assignments: Iterable[Assignment]) -> Asked:
+    """What there is to commit of *assignments*."""
     news = {}
     for assignment in assignments:
         asked = _asked(assignment) if assignment.started else None
@@ -142,7 +159,8 @@ def _watch_map(assignment: Assignment, commit: Commit) -> None:
         assignment.buffer.map_is(assignment, full=full)
 
 
-def _offsets(asked: dict[tuple[str, int], _Asked]) -> list[TopicPartition]:
+def offsets_of(asked: Asked) -> list[TopicPartition]:
+    """What to hand to the client."""
     return [TopicPartition(*place, one.commit.offset, metadata=_metadata(one)) for place, one in asked.items()]
 
 
@@ -153,7 +171,7 @@ def _metadata(asked: _Asked) -> str:
     return asked.commit.metadata + section if fits else section
 
 
-def _note(asked: dict[tuple[str, int], _Asked], places: list[TopicPartition]) -> bool:
+def note(asked: Asked, places: list[TopicPartition]) -> bool:
     """Remember what Kafka has taken; false when that is not all."""
     for place in places:
         one = asked.get((place.topic, place.partition))

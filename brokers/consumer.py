@@ -116,8 +116,10 @@ class GroupConsumer:
         protocol: str = "classic",
         drain_s: float = DRAIN_S,
         seated: bool = True,
+        commits: Commits | None = None,
     ) -> None:
         self.group_id = group_id
+        self.commits = commits or Commits(group_id)
         self.failure: BaseException | None = None
         #: Another member has the same seat: a machine that looks like this one.
         self.displaced = False
@@ -132,7 +134,6 @@ class GroupConsumer:
         self._early: dict[str, list[TopicPartition]] = {}  # of queues that are not open yet: a predecessor's
         self._starts: dict[Assignment, Start] = {}
         self._former: dict[tuple[str, int], AckTracker] = {}  # of partitions that were lost before all was committed
-        self._commits = Commits(group_id)
         self._alone = alone or Alone()
         self._suspects = Suspects(self._alone)
         self._seldom = Seldom()
@@ -140,7 +141,7 @@ class GroupConsumer:
         self._seat = take_seat(group_id) if seated and protocol == "classic" else None
         config = base_config(settings, health or Health()) | consumer_config(group_id, protocol, self._seat)
         self._callbacks = Callbacks()
-        on_commit = self._callbacks.guarded(self._commits.answered)
+        on_commit = self._callbacks.guarded(self.commits.answered)
         self._client = clients.opened(clients.Consumer, config | {"on_commit": on_commit})
         self._thread = threading.Thread(target=self._run, name=f"kafka-{group_id}", daemon=True)
         self._thread.start()
@@ -252,13 +253,13 @@ class GroupConsumer:
         self._start_partitions()
         self._balance()
         self._suspects.step(self._assignments.values())
-        self._commits.send(self._client, self._assignments.values())
+        self.commits.send(self._client, self._assignments.values())
 
     def _patience(self) -> float:
-        if self._commits.lively:
+        if self.commits.lively:
             return LIVELY_POLL_S
         soon = any(a.running or (a.paused and a.blocked is None) for a in self._assignments.values())
-        return BUSY_POLL_S if soon or self._suspects.busy else POLL_S
+        return BUSY_POLL_S if soon or self._suspects.busy or self.commits.hurry(self._assignments.values()) else POLL_S
 
     def _subscribe(self) -> None:
         with self._lock:
@@ -284,7 +285,7 @@ class GroupConsumer:
                 self._note_error(message, error, assignment)
             elif assignment is not None and not assignment.paused:  # else fetched before a rebalance or a seek
                 record = received(message)
-                if assignment.tracker.begin(record.offset):
+                if assignment.tracker.begin(record.offset) and not self.commits.ended_before(assignment, record):
                     fresh[assignment].append(record)
         for assignment, records in fresh.items():
             assignment.buffer.deliver(assignment, records)
@@ -309,7 +310,7 @@ class GroupConsumer:
         # What runs of an ordered queue is about to move the place where it starts.
         waiting = [a for a in self._assignments.values() if not (a.started or (a.buffer.queue.ordered and a.running))]
         starts = [self._start_of(assignment) for assignment in waiting]
-        ask_kafka(starts, self._client, self._bounds)
+        ask_kafka(starts, self._client, self._bounds, self.commits.committed)
         for start in starts:
             if start.answer is not None and self._begin(start.assignment, start.answer):
                 del self._starts[start.assignment]
@@ -390,7 +391,7 @@ class GroupConsumer:
         leaving = self._held(places)
         drained = self._drain(leaving)
         handing_over(leaving)
-        committed = self._commits.send_and_wait(self._client, leaving)
+        committed = self.commits.send_and_wait(self._client, leaving)
         for assignment in leaving:
             self._drop(assignment, settled=drained and committed)
         client.incremental_unassign(places)
@@ -427,7 +428,7 @@ class GroupConsumer:
         key = (assignment.topic, assignment.partition)
         del self._assignments[key]
         self._starts.pop(assignment, None)
-        self._commits.forget(assignment)
+        self.commits.forget(assignment)
         if assignment.started and not settled:
             self._former[key] = assignment.tracker
         assignment.buffer.forget(assignment)

@@ -7,6 +7,7 @@
     │   │   └── StoreAway          the store of large contents does not answer; nothing was sent
     │   └── ConnectionClosed
     │       ├── DeliveryUnknown    no confirmation in time; the message may be in the log
+    │       ├── ResultUnstored     the results backend is away; the ack waits for it
     │       ├── ConsumerStopped    the thread that reads from Kafka has ended; Dramatiq opens a new one
     │       └── ParkingFailed      a message cannot be put on its dead-letter topic; it stays unfinished
     └── KafkaError
@@ -19,6 +20,7 @@
         ├── WrongSetting           Kafka's client does not take its settings, or ours contradict each other
         ├── WrongSchedule          what is declared as periodic is no schedule
         ├── ControlRefused         what was asked of all workers cannot be done
+        ├── ResultLost             the results backend can never take a result
         ├── ReadLater              a record cannot be read just now; it keeps its place
         ├── Undecodable            a record is not a message; it is parked
         │   ├── Unsigned           it has no signature, and needs one
@@ -109,6 +111,19 @@ class ParkingFailed(_Said, dramatiq_errors.ConnectionClosed):
     """
 
     retryable = True
+
+
+class ResultUnstored(_Said, dramatiq_errors.ConnectionClosed):
+    """The results backend does not take a result just now; storing it is tried again, and the ack waits.
+
+    A connection error in Dramatiq's eyes: see `ParkingFailed`.
+    """
+
+    retryable = True
+
+
+class ResultLost(KafkaError):
+    """A result cannot be encoded; its message is parked."""
 
 
 class DeliveryRefused(KafkaError):

@@ -50,7 +50,7 @@ class Groups:
         Raises:
           Unreachable, WrongTopic: see `brokers.errors`.
         """
-        places = self._places(*(level.topic for level in queue.levels))
+        places = self._places_of(queue)
         ends, done = self._ends(places), self._commits(queue.group_id, places)
         return sum(end - max(done.get(place, 0), start) for place, (start, end) in ends.items())
 
@@ -83,7 +83,7 @@ class Groups:
           WrongTopic: a member of the group is reading the queue.
           Unreachable: see `brokers.errors`.
         """
-        places = self._places(*(level.topic for level in queue.levels))
+        places = self._places_of(queue)
         ends = [TopicPartition(*place, end) for place, (_, end) in self._ends(places).items()]
         request = GroupPartitions(queue.group_id, ends)
         future = self._admin().alter_consumer_group_offsets([request], request_timeout=self._timeout_s)[queue.group_id]
@@ -107,6 +107,14 @@ class Groups:
                 raise Unreachable(f"Kafka does not tell where the log of {missing} ends")
             time.sleep(JOIN_EVERY_S)
         return found
+
+    def _places_of(self, queue: Queue) -> list[Place]:
+        if queue.share:
+            raise WrongTopic(
+                f"queue {queue.name!r} is read by a share group, and Kafka's Python client cannot ask what one has done"
+                " or move it: it can be neither joined nor flushed"
+            )
+        return self._places(*(level.topic for level in queue.levels))
 
     def _places(self, *topics: TopicSpec) -> list[Place]:
         return [(topic.name, number) for topic in topics for number in range(self._topics.ensure(topic))]

@@ -5,25 +5,28 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
 from dramatiq.common import q_name
-from dramatiq.errors import QueueNotFound
+from dramatiq.errors import ActorNotFound, QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
-from brokers import clients, priorities
+from brokers import clients, priorities, unstored
 from brokers.async_sending import AsyncSending
 from brokers.batches import BatchProxy, BatchReader, shared
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
+from brokers.commits import Commits
 from brokers.consumer import GroupConsumer
 from brokers.control import Control
 from brokers.declarations import schedule_of_actor
 from brokers.delays import delayed_topic
 from brokers.envelope import Envelope
 from brokers.errors import WrongTopic
+from brokers.forwarding import ForwardingBatchReader, ForwardingReader
 from brokers.groups import Groups
 from brokers.later import Later
 from brokers.letterbox import DeadLetters, dead_letters
@@ -32,10 +35,12 @@ from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
 from brokers.running import interruptible
 from brokers.sending import Sending
+from brokers.share import ShareGroup, limit_time, require_client
 from brokers.starts import ASK_KAFKA_S
 from brokers.station import Station
 from brokers.suspects import MAX_CRASHES, Alone
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
+from brokers.transactions import Transactions
 from brokers.waiting import LISTED, silent
 
 
@@ -45,7 +50,7 @@ if TYPE_CHECKING:
 
     from dramatiq.middleware import Middleware
 
-    from brokers.assignment import Blocked
+    from brokers.assignment import Blocked, Buffer
     from brokers.bounds import Place
     from brokers.periodic import Schedule
     from brokers.records import Outgoing
@@ -56,7 +61,7 @@ if TYPE_CHECKING:
 DELIVERY_TIMEOUT_S = 8.0
 
 #: Actor options that describe the queue, not the actor.
-QUEUE_OPTIONS = frozenset({"ordered", "batch", "max_priority"})
+QUEUE_OPTIONS = frozenset({"ordered", "batch", "max_priority", "share"})
 
 #: Actor options that would make a failed message leave its place.
 RETRY_OPTIONS = ("max_retries", "retry_when", "on_retry_exhausted")
@@ -69,9 +74,10 @@ class KafkaBroker(dramatiq.Broker):
     ``<prefix>q``, made on first use; its failed messages are parked on ``<prefix>q.XQ``.
 
     Actor options: ``ordered=True`` (one message at a time, in log order, a failed one is held in place), ``batch=n``
-    (the actor gets a list of up to n messages, consecutive ones on an ordered queue) and ``max_priority=n`` (levels 0
-    to n, higher ones first; not for ordered queues).  Message options: ``key`` (the messages of one key share a
-    partition, and run in their order) and ``broker_priority`` (the level).
+    (the actor gets a list of up to n messages, consecutive ones on an ordered queue), ``max_priority=n`` (levels 0 to
+    n, higher ones first; not for ordered queues) and ``share=True`` (the queue is read by a share group: short
+    messages, any number of workers).  Message options: ``key`` (the messages of one key share a partition, and run in
+    their order) and ``broker_priority`` (the level).
 
     Actor option ``periodic``: `brokers.cron` or `brokers.every`; the cluster calls the actor, without arguments, at
     those times, as long as a worker that has it is there.
@@ -89,6 +95,9 @@ class KafkaBroker(dramatiq.Broker):
       group_protocol: ``classic`` or ``consumer`` (KIP-848).
       max_crashes: how many processes a message of an unordered queue may end before it is parked; none for any number.
       envelope: signatures, where content lies that is too large for a record, and how messages are encoded.
+      transactional: what middleware sends for a message (its retry, the next step of its pipeline, its callbacks), or
+        its dead letter, and its ack go in one Kafka transaction: all of it or nothing.  What an actor sends itself is
+        sent at once.
       client: further settings of the Kafka client, with ``_`` for ``.``: ``security_protocol="SASL_SSL"``.
 
     Raises:
@@ -110,6 +119,7 @@ class KafkaBroker(dramatiq.Broker):
         group_protocol: str = "classic",
         max_crashes: int | None = MAX_CRASHES,
         envelope: Envelope | None = None,
+        transactional: bool = False,
         **client: Any,
     ) -> None:
         clients.refuse_gevent()
@@ -119,9 +129,11 @@ class KafkaBroker(dramatiq.Broker):
         self.control_topic = control_topic(prefix)
         self.group_id = group_id
         self.envelope = envelope or Envelope()
+        self._emit_after = partial(unstored.emit_after, self)
         self.actor_options |= QUEUE_OPTIONS | {"periodic"}
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
+        self.transactional = transactional
         self._timeout_s = delivery_timeout_s
         self._alone = Alone(max_crashes)
         self._schedules: dict[str, tuple[Queue, Schedule]] = {}  # by actor
@@ -136,6 +148,7 @@ class KafkaBroker(dramatiq.Broker):
         self._consumers: dict[str, GroupConsumer] = {}  # by group
         self._worked_on: dict[Queue, list[Queue]] = {}
         self._alone = Alone(self._alone.most)
+        self._share_groups: dict[str, ShareGroup] = {}
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s, why=self._health.why)
         self._sending = Sending(self)
@@ -159,7 +172,7 @@ class KafkaBroker(dramatiq.Broker):
 
     # Declarations.
 
-    def declare_queue(
+    def declare_queue(  # noqa: PLR0913 - one for each thing that a queue can be
         self,
         queue_name: str,
         *,
@@ -171,24 +184,27 @@ class KafkaBroker(dramatiq.Broker):
         decode: Decode | None = None,
         max_priority: int | None = None,
         refused: Refused | None = None,
+        share: bool = False,
     ) -> None:
         """Declare a queue; again, with nothing or the same, changes nothing.
 
         Raises:
+          WrongSetting: *share*, and the Kafka client at hand knows no share groups.
           WrongTopic: it is declared with other properties already; they do not fit together; its topic is taken.
         """
         options: dict[str, Any] = {"batch": batch, "start": start, "decode": decode, "max_priority": max_priority}
         known = self.queues.get(queue_name)
         if known is not None:
-            _agree(
-                known, options | {"topic": topic, "group_id": group_id, "ordered": ordered or None, "refused": refused}
-            )
+            given = {"topic": topic, "group_id": group_id, "ordered": ordered or None, "share": share or None}
+            _agree(known, options | given | {"refused": refused})
             return
+        if share:
+            require_client()
         if topic is None:
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
-        group_id = group_id or self.group_id
-        queue = Queue(queue_name, topic, group_id, ordered=ordered, refused=refused, **options)
+        group_id = group_id or (f"{self.group_id}.share" if share else self.group_id)
+        queue = Queue(queue_name, topic, group_id, ordered=ordered, share=share, refused=refused, **options)
         self._refuse_taken(queue)
         self.emit_before("declare_queue", queue_name)
         self.queues[queue_name] = queue
@@ -225,6 +241,8 @@ class KafkaBroker(dramatiq.Broker):
             _pin(actor)
         elif queue.batch is not None:
             actor.fn = shared(actor.fn)
+        if queue.share:
+            limit_time(actor)
         interruptible(actor, lambda: self._station.running)
         self.actors[actor.actor_name] = actor
         self.emit_after("declare_actor", actor)
@@ -237,6 +255,14 @@ class KafkaBroker(dramatiq.Broker):
         if queue is None:
             raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]  # not annotated
         return queue
+
+    def get_actor(self, actor_name: str) -> dramatiq.Actor[Any, Any]:
+        """As Dramatiq's.  Where middleware looks for the actor of a callback, that there is none is not forgotten."""
+        try:
+            return super().get_actor(actor_name)
+        except ActorNotFound as exc:
+            self._sending.missed(actor_name, exc)
+            raise
 
     # Sending.
 
@@ -305,7 +331,7 @@ class KafkaBroker(dramatiq.Broker):
         if isinstance(first, KafkaMessageProxy):
             if signal in {"process_message", "skip_message"}:
                 self._station.running.end()
-            self._emit(super().emit_after, first, signal, *args, **kwargs)
+            self._emit(self._emit_after, first, signal, *args, **kwargs)
         elif isinstance(first, BatchProxy):
             first.after(signal, self.emit_after, **kwargs)
         else:
@@ -328,6 +354,8 @@ class KafkaBroker(dramatiq.Broker):
           QueueNotFound, Unreachable, WrongTopic, WrongSetting: see `brokers.errors`.
         """
         queue = self.get_queue(queue_name)
+        if queue.share:
+            return self._share(queue, prefetch, timeout)
         together = [other for other in self._worked_on.get(queue, [queue]) if other.group_id == queue.group_id]
         levels = list(chain.from_iterable(other.levels for other in together))
         for level in levels:
@@ -337,15 +365,29 @@ class KafkaBroker(dramatiq.Broker):
         consumer = self._consumer(queue.group_id)
         consumer.open(levels)
         buffers = [consumer.buffer(level) for level in queue.levels]
+        return self._reader(queue, buffers, consumer.commits, prefetch, timeout)
+
+    def _share(self, queue: Queue, prefetch: int, timeout: int) -> Reader:
+        self.topics.ensure(queue.topic)
+        self._station.listen()
+        self._later.work_on(queue)
+        group = self._share_group(queue.group_id)
+        return self._reader(queue, [group.open(queue)], group.commits, prefetch, timeout)
+
+    def _reader(
+        self, queue: Queue, buffers: Sequence[Buffer], commits: Commits | None, prefetch: int, timeout: int
+    ) -> Reader:
         for buffer in buffers:
             self._station.attend(buffer)
-        reader = Reader if queue.ordered or queue.batch is None else BatchReader
-        return reader(
+        make: Callable[..., Reader] = BatchReader if queue.batch is not None and not queue.ordered else Reader
+        if isinstance(commits, Transactions):
+            make = partial(ForwardingBatchReader if make is BatchReader else ForwardingReader, end=commits.end)
+        return make(
             queue,
             priorities.together(buffers),
             envelope=self.envelope,
             park=self.publish,
-            send=self._send_late,
+            send=self._sending.late,
             prefetch=prefetch,
             timeout_s=timeout / 1000,
         )
@@ -356,18 +398,35 @@ class KafkaBroker(dramatiq.Broker):
         queues = [queue for name, queue in self.queues.items() if not wanted or name in wanted]
         self._worked_on = dict.fromkeys(queues, queues)
 
-    def _send_late(self, message: dramatiq.Message[Any], delay: int | None) -> None:
-        self.enqueue(message, delay=delay)
-
     def _consumer(self, group_id: str) -> GroupConsumer:
         with self._lock:
             consumer = self._consumers.get(group_id)
             if consumer is None or not consumer.running:
                 shared = (self._settings, self._bounds, self._alone)
-                seated = consumer is None or not consumer.displaced
-                consumer = GroupConsumer(group_id, *shared, health=self._health, protocol=self._protocol, seated=seated)
+                consumer = GroupConsumer(
+                    group_id,
+                    *shared,
+                    health=self._health,
+                    protocol=self._protocol,
+                    commits=self._commits(group_id),
+                    seated=consumer is None or not consumer.displaced,
+                )
                 self._consumers[group_id] = consumer
         return consumer
+
+    def _share_group(self, group_id: str) -> ShareGroup:
+        admin = self._admin()
+        with self._lock:
+            group = self._share_groups.get(group_id)
+            if group is None or not group.running:
+                group = ShareGroup(group_id, self._settings, admin, self.publish, health=self._health)
+                self._share_groups[group_id] = group
+        return group
+
+    def _commits(self, group_id: str) -> Commits:
+        if not self.transactional:
+            return Commits(group_id)
+        return Transactions(group_id, self._settings, self._health, self.topics)
 
     def _bounds(self, places: Collection[Place]) -> dict[Place, tuple[int, int]]:
         return bounds(self._admin(), places, ASK_KAFKA_S)
@@ -421,6 +480,7 @@ class KafkaBroker(dramatiq.Broker):
 
         Raises:
           QueueJoinTimeout, QueueNotFound.
+          WrongTopic: it is read by a share group, of which nobody can say what it has done.
         """
         self._groups.join(self.get_queue(queue_name), None if timeout is None else timeout / 1000)
 
@@ -449,7 +509,8 @@ class KafkaBroker(dramatiq.Broker):
         Idempotent; the broker can be used again.
         """
         with self._lock:
-            consumers, self._consumers = list(self._consumers.values()), {}
+            consumers: list[GroupConsumer | ShareGroup] = [*self._consumers.values(), *self._share_groups.values()]
+            self._consumers, self._share_groups = {}, {}
         self._later.close()
         for consumer in consumers:
             consumer.begin_close()

@@ -182,12 +182,21 @@ class AckTracker:
             self._former.popleft()
         return bool(self._former) and self._former[0].start <= offset
 
-    def done(self, offset: int) -> None:
-        """Mark *offset* finished.  Marking it twice, or one that is unknown, changes nothing."""
+    def done(self, offset: int) -> bool:
+        """Mark *offset* finished.  False when it was before, or is unknown: then nothing has changed."""
         with self._lock:
-            if offset in self._unfinished:
-                self._unfinished.remove(offset)
-                self._highest_done = max(self._highest_done, offset)
+            if offset not in self._unfinished:
+                return False
+            self._unfinished.remove(offset)
+            self._highest_done = max(self._highest_done, offset)
+            self._snapshot = None
+            return True
+
+    def undone(self, offset: int) -> None:
+        """Take back `done`, of an offset that no confirmed commit has called finished."""
+        with self._lock:
+            if offset < self._next:  # else it is read again from elsewhere
+                self._unfinished.add(offset)
                 self._snapshot = None
 
     def reached(self, offset: int) -> None:

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     #: Puts a record on a topic and returns when Kafka has it.
     Park = Callable[[Outgoing, TopicSpec], object]
 
-    #: Puts a message on its queue, perhaps after some milliseconds, and returns when Kafka has it.
-    Send = Callable[[dramatiq.Message[Any], int | None], object]
+    #: Puts a message that follows from one in flight on its queue, perhaps after some milliseconds, and returns when
+    #: Kafka has it, or when it is held back for the transaction that ends the other.
+    Send = Callable[["KafkaMessageProxy", dramatiq.Message[Any], int | None], object]
 
 logger = logging.getLogger("brokers.reader")
 
@@ -65,11 +66,15 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
     def __init__(self, message: dramatiq.Message[Any], unit: Unit) -> None:
         super().__init__(message)
         self.unit = unit
+        #: Acked, or rejected: no ack follows any more that could wait for what middleware sends for it from now on.
+        self.ended = False
         #: Messages, with their delays in ms, that middleware has sent for this one (a retry, a callback) and Kafka did
         #: not confirm.
         self.owed: list[tuple[dramatiq.Message[Any], int | None]] = []
         #: The retry that middleware has asked for, and its delay in ms, when the message keeps its place for it.
         self.retry: tuple[dramatiq.Message[Any], int] | None = None
+        #: Stores its result, which could not be stored before; the ack waits for that.
+        self.unstored: Callable[[], None] | None = None
 
     @property
     def record(self) -> Record:
@@ -256,7 +261,8 @@ class Reader(dramatiq.Consumer):
         """Done, once all that followed from it is sent: else it would be lost with its retry or callback.
 
         Raises:
-          Unreachable, DeliveryUnknown, LimitsUnreachable, ParkingFailed: nothing has changed, and Dramatiq calls again.
+          Unreachable, DeliveryUnknown, LimitsUnreachable, ResultUnstored, ParkingFailed: nothing has changed, and
+            Dramatiq calls again.
         """
         ours = _ours(message)
         self._send_owed(ours)
@@ -264,11 +270,12 @@ class Reader(dramatiq.Consumer):
         if ours.retry is not None and (error is None or getattr(error, "retryable", False)):
             self._retry_in_place(ours, *ours.retry)
         elif error is None or ours.recalled:
-            _buffer(ours).finish(ours.unit)
+            self._finish(ours)
         elif getattr(error, "retryable", False):
             self._again(ours, f"what should follow could not be sent: {error}")
         else:
             self._park_failed(ours)
+        ours.ended = True
 
     def nack(self, message: dramatiq.MessageProxy) -> None:
         """Failed for good: parked; on an ordered queue held in its place.  What was dropped on purpose is done.
@@ -286,11 +293,15 @@ class Reader(dramatiq.Consumer):
             self._again(ours, _reason(ours))
         else:
             self._park_failed(ours)
+        ours.ended = True
 
     def _send_owed(self, message: KafkaMessageProxy) -> None:
+        if message.unstored is not None:
+            message.unstored()
+            message.unstored = None
         while message.owed:
             try:
-                self._send(*message.owed[0])
+                self._send(message, *message.owed[0])
             except Duplicate as exc:
                 logger.info("kafka_send_not_owed record=%s: %s", message.record, exc)
             except LimitsUnreachable:
@@ -326,7 +337,10 @@ class Reader(dramatiq.Consumer):
 
     def _park_failed(self, message: KafkaMessageProxy) -> None:
         error = message._exception or message.send_error  # noqa: SLF001 - as above
-        self._dispose(message.unit, type(error).__name__ if error else "Failed", _reason(message), _traceback(error))
+        self._dispose(message.unit, type(error).__name__ if error else "Failed", _reason(message), traceback_of(error))
+
+    def _finish(self, message: KafkaMessageProxy) -> None:
+        _buffer(message).finish(message.unit)
 
     def _dispose(self, unit: Unit, error: str, reason: str, trace: str = "") -> None:
         """Park, confirmed, and only then count as done."""
@@ -375,7 +389,8 @@ def _reason(message: KafkaMessageProxy) -> str:
     return reason or "the message was rejected"
 
 
-def _traceback(error: BaseException | None) -> str:
+def traceback_of(error: BaseException | None) -> str:
+    """The traceback of *error* as text; empty for none."""
     return "" if error is None else "".join(traceback.format_exception(error))
 
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import dramatiq
+    from dramatiq.errors import ActorNotFound
 
+    from brokers.assignment import Forward
     from brokers.kafka import KafkaBroker
     from brokers.producer import Delivery, Producer
     from brokers.reader import KafkaMessageProxy
@@ -93,6 +95,9 @@ class Sending(threading.local):
         if self.served is not None and self.served.keep_place(message, delay):
             return
         try:
+            if self.served is not None and self.served.unit.forwards is not None and not self.served.ended:
+                self._hold_back(self.served.unit.forwards, message, delay)
+                return
             posted = self._prepare(message, delay)
             if self._batch is None:
                 self._broker.producer.put(posted.pending)
@@ -112,12 +117,27 @@ class Sending(threading.local):
             if after_enqueue_failed is not None:
                 after_enqueue_failed(self._broker, message, error)
 
+    def late(self, served: KafkaMessageProxy, message: dramatiq.Message[Any], delay: int | None) -> None:
+        """Send what *served* owes, or let it join the transaction that ends *served*; raises as `message`."""
+        if served.unit.forwards is None:
+            self.message(message, delay)
+        else:
+            self._hold_back(served.unit.forwards, message, delay)
+
+    def _hold_back(self, forwards: list[Forward], message: dramatiq.Message[Any], delay: int | None) -> None:
+        forwards.append(self._made(message, delay))
+        self._broker.emit_after("enqueue", message, delay)
+
     def _prepare(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
+        record, topic = self._made(message, delay)
+        return Posted(message, Pending(record), topic, delay)
+
+    def _made(self, message: dramatiq.Message[Any], delay: int | None) -> Forward:
         broker = self._broker
         topics = self.topics_for(message, delay)
         for topic in topics:
             broker.topics.ensure(topic)
-        return Posted(message, Pending(self.prepared(message, delay, topics)), topics[-1], delay)
+        return self.prepared(message, delay, topics), topics[-1]
 
     def topics_for(self, message: dramatiq.Message[Any], delay: int | None) -> tuple[TopicSpec, ...]:
         """The topics that *message* needs: its queue's, and, last, the one that it is put on."""
@@ -161,7 +181,7 @@ class Sending(threading.local):
         The hook that sends then goes on: what it would have sent next must not be lost either.
         """
         served = self.served
-        if served is None:
+        if served is None or served.ended:
             return False
         if isinstance(error, Duplicate):  # what should follow is known already
             return True
@@ -171,6 +191,11 @@ class Sending(threading.local):
             return True
         served.send_error = error
         return False
+
+    def missed(self, actor_name: str, error: ActorNotFound) -> None:
+        """Middleware that runs for a message in flight looks for the actor of another one, in vain."""
+        if self.served is not None and self.served.actor_name != actor_name:
+            self.served.send_error = error
 
     @contextmanager
     def batching(self) -> Iterator[None]:

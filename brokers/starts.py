@@ -17,13 +17,16 @@ from brokers.suspects import past_of
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from confluent_kafka import Consumer as Client
 
     from brokers.assignment import Assignment
     from brokers.bounds import Bounds, Place
     from brokers.topics import Start as Source
+
+    #: Places to what the group has committed there; those that nobody can answer for just now are missing.
+    Committed = Callable[[list[Place], Client], dict[Place, TopicPartition]]
 
 logger = logging.getLogger("brokers.consumer")
 
@@ -113,15 +116,15 @@ class Start:
         self.assignment.blocked = Blocked(since, reason, attempts + 1)
 
 
-def ask_kafka(starts: Iterable[Start], client: Client, bounds: Bounds) -> None:
-    """Ask for all that are due, in as many calls as for one."""
+def ask_kafka(starts: Iterable[Start], client: Client, bounds: Bounds, committed: Committed | None = None) -> None:
+    """Ask for all that are due, in as many calls as for one; *committed* is how, where not the client is asked."""
     due = {(start.assignment.topic, start.assignment.partition): start for start in starts if start.due()}
     if not due:
         return
     logs = bounds(due)
-    committed = _committed([place for place in due if place in logs], client)
+    answers = (committed or _committed)([place for place in due if place in logs], client)
     for place, start in due.items():
-        start.told(logs.get(place), committed.get(place))
+        start.told(logs.get(place), answers.get(place))
 
 
 def _committed(places: list[Place], client: Client) -> dict[Place, TopicPartition]:

@@ -110,6 +110,7 @@ class Queue:
     *parked_on*: the dead-letter topic, where that is not ``<topic>.XQ``.
     *refused*: for a log that several replicas read alike: what a record becomes that all of them have to refuse.  What
     only some of them might refuse is held instead.  Without it such records are parked.
+    *share*: read by a share group (see `share`), not by a consumer group.
     """
 
     name: str
@@ -122,12 +123,15 @@ class Queue:
     parked_on: str | None = None
     max_priority: int | None = None
     refused: Refused | None = field(default=None, compare=False)
+    share: bool = False
 
     def __post_init__(self) -> None:
         if self.ordered and not (self.topic.exact and self.topic.partitions == 1):
             raise WrongTopic(f"queue {self.name!r} is ordered: its topic needs exactly one partition")
         if self.batch is not None and self.batch < 1:
             raise WrongTopic(f"queue {self.name!r}: a batch is a positive number of messages")
+        if self.share and self.ordered:
+            raise WrongTopic(f"queue {self.name!r} is ordered, and a share group knows no order")
         if self.start is not None and not self.ordered:
             raise WrongTopic(f"queue {self.name!r}: only an ordered queue has a start of its own")
 

@@ -1,4 +1,4 @@
-"""Each test here runs twice: on Dramatiq's StubBroker, which shows that the test is right, and on ours.
+"""Each test here runs on Dramatiq's StubBroker, which shows that the test is right, and on ours, of both kinds.
 
 Where StubBroker itself does not do what Dramatiq documents, the test says so.
 """
@@ -72,14 +72,14 @@ class Shelf:
     """Our broker, for as long as tests leave it clean: making topics and joining a group takes a second each time."""
 
     def __init__(self) -> None:
-        self._broker: KafkaBroker | None = None
+        self._brokers: dict[bool, KafkaBroker] = {}  # transactional ones, and others
 
-    def take(self, servers: str) -> KafkaBroker:
+    def take(self, servers: str, *, transactional: bool) -> KafkaBroker:
         """A broker with nothing declared on it, whose queues are empty."""
-        if self._broker is None:
+        broker = self._brokers.pop(transactional, None)
+        if broker is None:
             prefix = unique("contract-")
-            return KafkaBroker(servers, prefix=prefix, group_id=prefix)
-        broker, self._broker = self._broker, None
+            return KafkaBroker(servers, prefix=prefix, group_id=prefix, transactional=transactional)
         dramatiq.Broker.__init__(broker, [middleware() for middleware in default_middleware])
         broker.actor_options |= QUEUE_OPTIONS
         return broker
@@ -90,12 +90,12 @@ class Shelf:
         if left or broker.delayed().entries:
             broker.close()
         else:
-            self._broker = broker
+            self._brokers[broker.transactional] = broker
 
     def close(self) -> None:
         """No more tests."""
-        if self._broker is not None:
-            self._broker.close()
+        for broker in self._brokers.values():
+            broker.close()
 
 
 @pytest.fixture(scope="session")
@@ -106,14 +106,14 @@ def shelf() -> Iterator[Shelf]:
     shelf.close()
 
 
-@pytest.fixture(params=["stub", "kafka"])
+@pytest.fixture(params=["stub", "kafka", pytest.param("transactional", marks=pytest.mark.slow)])
 def desk(request: pytest.FixtureRequest, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     """A broker of each kind, with every middleware that the tests use, as Dramatiq's global broker."""
     monkeypatch.setattr(dramatiq.worker, "CONSUMER_RESTART_DELAY_SECS", RESTART_S)
     if request.param == "stub":
         broker: StubBroker | KafkaBroker = StubBroker()
     else:
-        broker = shelf.take(request.getfixturevalue("kafka"))
+        broker = shelf.take(request.getfixturevalue("kafka"), transactional=request.param == "transactional")
     for middleware in (
         Results(backend=StubResults()),  # type: ignore[no-untyped-call]  # not annotated
         GroupCallbacks(StubLimits()),  # type: ignore[no-untyped-call]  # not annotated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -13,12 +14,14 @@ import dramatiq
 import pytest
 from dramatiq import Worker
 from dramatiq.errors import QueueJoinTimeout
+from dramatiq.middleware import Callbacks
 
 from brokers import KafkaBroker
 from brokers.errors import DeliveryUnknown, Unreachable
 from ops.errors import JarsUnavailable, PackageMissing
 from ops.stack import Stack
 from tests.conftest import give_up
+from tests.integration.logs import records_of
 from tests.support import unique, wait_until
 
 
@@ -168,3 +171,39 @@ def test_what_a_message_owes_waits_for_kafka(server: Server, broker: KafkaBroker
     spec = broker.get_queue("default").dead_letters
     ends = broker._bounds([(spec.name, number) for number in range(broker.topics.ensure(spec))])
     assert sum(end - first for first, end in ends.values()) == 1
+
+
+@pytest.mark.slow
+def test_what_is_forwarded_in_transactions_survives_an_outage_once(server: Server) -> None:
+    """Each message runs once and leads to one other, whatever was open or unanswered when Kafka died."""
+    ran: Counter[int] = Counter()
+    prefix = unique("outage-")
+    broker = KafkaBroker(server.address, prefix=prefix, group_id=prefix, middleware=[Callbacks()], transactional=True)
+
+    @dramatiq.actor(broker=broker, queue_name="told")
+    def told(message: dict[str, Any], result: Any) -> None: ...
+
+    @dramatiq.actor(broker=broker, on_success="told")
+    def count(number: int) -> None:
+        time.sleep(0.005)
+        ran[number] += 1
+
+    broker.topics.ensure(broker.get_queue("told").topic)
+    with broker.batching():
+        for number in range(2000):
+            count.send(number)
+    worker = Worker(broker, worker_timeout=100, worker_threads=4)
+    worker.start()
+    try:
+        wait_until(lambda: ran.total() > 300, 30, "some messages")
+        server.kill()
+        time.sleep(8)  # longer than the session
+        server.start()
+        wait_until(partial(done, broker), 90, "the queue to be done")
+        forwarded = records_of(broker, broker.get_queue("told").topic)
+    finally:
+        server.start()
+        worker.stop(timeout=30_000)
+        broker.close()
+    assert ran == Counter(range(2000))
+    assert Counter(json.loads(one.value or b"")["args"][0]["args"][0] for one in forwarded) == Counter(range(2000))

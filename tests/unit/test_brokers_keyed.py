@@ -343,7 +343,7 @@ class Bench:
     def park(self, record: Outgoing, spec: TopicSpec) -> None:
         self.parked.append(record)
 
-    def send(self, message: dramatiq.Message[object], delay: int | None) -> None:
+    def send(self, served: KafkaMessageProxy, message: dramatiq.Message[object], delay: int | None) -> None:
         self.sent.append(message)
 
     def taken(self) -> KafkaMessageProxy:

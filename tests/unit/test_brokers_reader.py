@@ -54,7 +54,7 @@ class Kafka:
         assert record.topic == spec.name
         self.parked.append(record)
 
-    def send(self, message: dramatiq.Message[Any], delay: int | None) -> None:
+    def send(self, _served: KafkaMessageProxy, message: dramatiq.Message[Any], delay: int | None) -> None:
         self._fail()
         self.sent.append((message.actor_name, delay))
 

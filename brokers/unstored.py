@@ -1,0 +1,56 @@
+"""Results that could not be stored: the ack of their message waits for them.
+
+Dramatiq logs an error inside middleware and acks, and whoever waits for the result waits in vain.  Storing it needs no
+second run: it is tried again before the ack, until the backend is back.  What the backend could never take (a value
+that cannot be encoded) parks the message.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dramatiq.results import Results
+
+from brokers.errors import ResultLost, ResultUnstored
+
+
+if TYPE_CHECKING:
+    from dramatiq import Broker
+
+    from brokers.reader import KafkaMessageProxy
+
+logger = logging.getLogger("brokers.kafka")
+
+#: The signals after which the middleware stores a result, while the ack is still to come.
+STORING = frozenset({"process_message", "skip_message"})
+
+
+def emit_after(broker: Broker, signal: str, message: KafkaMessageProxy, *args: Any, **kwargs: Any) -> None:
+    """As Dramatiq's, for a message in flight; what `Results` could not store is left with the message."""
+    hook = f"after_{signal}"
+    for middleware in reversed(broker.middleware):
+        try:
+            getattr(middleware, hook)(broker, message, *args, **kwargs)
+        except Exception as exc:
+            logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
+            if isinstance(middleware, Results) and signal in STORING:
+                call = partial(getattr(middleware, hook), broker, message, *args, **kwargs)
+                _remember(message, middleware, call, exc)
+
+
+def _remember(message: KafkaMessageProxy, middleware: Results, call: partial[None], error: Exception) -> None:
+    try:
+        middleware.backend.encoder.encode({"result": call.keywords.get("result")})
+    except Exception:  # noqa: BLE001 - encoders raise what they like
+        message.send_error = ResultLost(f"its result cannot be encoded: {error!r}")
+    else:
+        message.unstored = partial(_store, call)
+
+
+def _store(call: partial[None]) -> None:
+    try:
+        call()
+    except Exception as exc:
+        raise ResultUnstored(f"the result cannot be stored just now: {exc!r}") from exc

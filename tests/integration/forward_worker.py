@@ -1,0 +1,51 @@
+"""A worker process on a transactional broker: pipelines of three steps, and messages that fail once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import dramatiq
+from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, TimeLimit
+
+from brokers import KafkaBroker
+
+
+def make_broker(servers: str, prefix: str, transactional: str = "yes") -> KafkaBroker:
+    """The broker that caller and workers share: ``first``, ``second`` and ``last``, each on a queue of its own."""
+    middleware = [AgeLimit(), TimeLimit(), Callbacks(), Pipelines(), Retries(min_backoff=1, max_backoff=2)]
+    broker = KafkaBroker(
+        servers,
+        prefix=prefix,
+        group_id=f"{prefix}workers",
+        middleware=middleware,
+        transactional=transactional == "yes",
+    )
+
+    @dramatiq.actor(broker=broker, queue_name="first")
+    def first(number: int) -> int:
+        return number
+
+    @dramatiq.actor(broker=broker, queue_name="second")
+    def second(number: int) -> int:
+        return number
+
+    @dramatiq.actor(broker=broker, queue_name="last")
+    def last(number: int) -> None: ...
+
+    return broker
+
+
+def main() -> None:
+    """Work until SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads to come; only `sigwait` takes it
+    broker = make_broker(*sys.argv[1:])
+    worker = dramatiq.Worker(broker, worker_threads=4, worker_timeout=100)
+    worker.start()
+    signal.sigwait({signal.SIGTERM})
+    worker.stop()
+    broker.close()
+
+
+if __name__ == "__main__":
+    main()

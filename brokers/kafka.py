@@ -6,7 +6,6 @@ import os
 import threading
 import weakref
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -14,43 +13,41 @@ from dramatiq.common import q_name
 from dramatiq.errors import ActorNotFound, QueueNotFound
 from dramatiq.middleware import SkipMessage, default_middleware
 
-from brokers import clients, priorities, unstored
+from brokers import clients, unstored
 from brokers.async_sending import AsyncSending
-from brokers.batches import BatchProxy, BatchReader, shared
+from brokers.batches import BatchProxy
 from brokers.bounds import bounds
 from brokers.clients import Health, base_config
-from brokers.commits import Commits
-from brokers.consumer import GroupConsumer
 from brokers.control import Control
 from brokers.declarations import schedule_of_actor
+from brokers.declaring import QUEUE_OPTIONS, agree, fit, refuse_taken
 from brokers.delays import delayed_topic
 from brokers.envelope import Envelope
 from brokers.errors import WrongTopic
-from brokers.forwarding import ForwardingBatchReader, ForwardingReader
 from brokers.groups import Groups
 from brokers.later import Later
 from brokers.letterbox import DeadLetters, dead_letters
 from brokers.orders import control_topic
 from brokers.producer import Delivery, Producer
 from brokers.reader import KafkaMessageProxy, Reader
+from brokers.reading import Reading
 from brokers.running import interruptible
 from brokers.sending import Sending
-from brokers.share import ShareGroup, limit_time, require_client
+from brokers.share import require_client
 from brokers.starts import ASK_KAFKA_S
 from brokers.station import Station
-from brokers.suspects import MAX_CRASHES, Alone
+from brokers.suspects import MAX_CRASHES
 from brokers.topics import FOR_EVER, Queue, Topics, TopicSpec
-from brokers.transactions import Transactions
 from brokers.waiting import LISTED, silent
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from dramatiq.middleware import Middleware
 
-    from brokers.assignment import Blocked, Buffer
+    from brokers.assignment import Blocked
     from brokers.bounds import Place
     from brokers.periodic import Schedule
     from brokers.records import Outgoing
@@ -59,12 +56,6 @@ if TYPE_CHECKING:
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
 DELIVERY_TIMEOUT_S = 8.0
-
-#: Actor options that describe the queue, not the actor.
-QUEUE_OPTIONS = frozenset({"ordered", "batch", "max_priority", "share"})
-
-#: Actor options that would make a failed message leave its place.
-RETRY_OPTIONS = ("max_retries", "retry_when", "on_retry_exhausted")
 
 
 class KafkaBroker(dramatiq.Broker):
@@ -135,7 +126,7 @@ class KafkaBroker(dramatiq.Broker):
         self._protocol = group_protocol
         self.transactional = transactional
         self._timeout_s = delivery_timeout_s
-        self._alone = Alone(max_crashes)
+        self._max_crashes = max_crashes
         self._schedules: dict[str, tuple[Queue, Schedule]] = {}  # by actor
         self._begin_process()
         os.register_at_fork(after_in_child=_weakly(self._begin_process))
@@ -145,14 +136,18 @@ class KafkaBroker(dramatiq.Broker):
         self._lock = threading.Lock()
         self._health = Health()
         self._admin_client: clients.AdminClient | None = None
-        self._consumers: dict[str, GroupConsumer] = {}  # by group
-        self._worked_on: dict[Queue, list[Queue]] = {}
-        self._alone = Alone(self._alone.most)
-        self._share_groups: dict[str, ShareGroup] = {}
         self.producer = Producer(self._settings, delivery_timeout_s=self._timeout_s, health=self._health)
         self.topics = Topics(self._admin, self._timeout_s, why=self._health.why)
         self._sending = Sending(self)
         self._async_sending = AsyncSending(self, self._sending)
+        self._reading = Reading(
+            self,
+            admin=self._admin,
+            bounds=self._bounds,
+            health=self._health,
+            protocol=self._protocol,
+            max_crashes=self._max_crashes,
+        )
         self._later = Later(
             self,
             health=self._health,
@@ -162,7 +157,7 @@ class KafkaBroker(dramatiq.Broker):
             schedules=self._schedules,
         )
         self._groups = Groups(self._admin, self.topics, self.delayed_topic, self._later, self._timeout_s)
-        self._station = Station(self, lambda: list(self._consumers.values()), timeout_s=self._timeout_s)
+        self._station = Station(self, lambda: self._reading.consumers, timeout_s=self._timeout_s)
         self.control = Control(self, self._admin, timeout_s=self._timeout_s)
 
     @property
@@ -196,7 +191,7 @@ class KafkaBroker(dramatiq.Broker):
         known = self.queues.get(queue_name)
         if known is not None:
             given = {"topic": topic, "group_id": group_id, "ordered": ordered or None, "share": share or None}
-            _agree(known, options | given | {"refused": refused})
+            agree(known, options | given | {"refused": refused})
             return
         if share:
             require_client()
@@ -205,24 +200,10 @@ class KafkaBroker(dramatiq.Broker):
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or (f"{self.group_id}.share" if share else self.group_id)
         queue = Queue(queue_name, topic, group_id, ordered=ordered, share=share, refused=refused, **options)
-        self._refuse_taken(queue)
+        refuse_taken(queue, self.queues.values(), {self.control_topic.name, self.delayed_topic.name})
         self.emit_before("declare_queue", queue_name)
         self.queues[queue_name] = queue
         self.emit_after("declare_queue", queue_name)
-
-    def _refuse_taken(self, queue: Queue) -> None:
-        if q_name(queue.name) != queue.name:
-            raise WrongTopic(f"queue {queue.name!r} cannot be declared: .DQ and .XQ at the end belong to other queues")
-        topics = {level.topic.name for level in queue.levels}
-        own = topics & {self.control_topic.name, self.delayed_topic.name}
-        if own:
-            raise WrongTopic(f"queue {queue.name!r} cannot be declared: topic {own.pop()!r} is the broker's own")
-        for other in self.queues.values():
-            taken = topics.intersection(level.topic.name for level in other.levels)
-            if taken and other.group_id == queue.group_id:
-                raise WrongTopic(
-                    f"queue {queue.name!r} would share topic and group with {other.name!r}: each would get a part"
-                )
 
     def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
         """Declare *actor* and its queue.
@@ -237,12 +218,7 @@ class KafkaBroker(dramatiq.Broker):
         options = {name: actor.options[name] for name in QUEUE_OPTIONS if name in actor.options}
         self.declare_queue(actor.queue_name, **options)
         queue = self.get_queue(actor.queue_name)
-        if queue.ordered:
-            _pin(actor)
-        elif queue.batch is not None:
-            actor.fn = shared(actor.fn)
-        if queue.share:
-            limit_time(actor)
+        fit(actor, queue)
         interruptible(actor, lambda: self._station.running)
         self.actors[actor.actor_name] = actor
         self.emit_after("declare_actor", actor)
@@ -322,7 +298,7 @@ class KafkaBroker(dramatiq.Broker):
             first.before(signal, self.emit_before)
         else:
             if signal == "worker_boot" and first is not None:
-                self._note_worker(first)
+                self._reading.note_worker(first)
             super().emit_before(signal, *args, **kwargs)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
@@ -354,37 +330,11 @@ class KafkaBroker(dramatiq.Broker):
           QueueNotFound, Unreachable, WrongTopic, WrongSetting: see `brokers.errors`.
         """
         queue = self.get_queue(queue_name)
-        if queue.share:
-            return self._share(queue, prefetch, timeout)
-        together = [other for other in self._worked_on.get(queue, [queue]) if other.group_id == queue.group_id]
-        levels = list(chain.from_iterable(other.levels for other in together))
-        for level in levels:
-            self.topics.ensure(level.topic)
         self._station.listen()
         self._later.work_on(queue)
-        consumer = self._consumer(queue.group_id)
-        consumer.open(levels)
-        buffers = [consumer.buffer(level) for level in queue.levels]
-        return self._reader(queue, buffers, consumer.commits, prefetch, timeout)
-
-    def _share(self, queue: Queue, prefetch: int, timeout: int) -> Reader:
-        self.topics.ensure(queue.topic)
-        self._station.listen()
-        self._later.work_on(queue)
-        group = self._share_group(queue.group_id)
-        return self._reader(queue, [group.open(queue)], group.commits, prefetch, timeout)
-
-    def _reader(
-        self, queue: Queue, buffers: Sequence[Buffer], commits: Commits | None, prefetch: int, timeout: int
-    ) -> Reader:
-        for buffer in buffers:
-            self._station.attend(buffer)
-        make: Callable[..., Reader] = BatchReader if queue.batch is not None and not queue.ordered else Reader
-        if isinstance(commits, Transactions):
-            make = partial(ForwardingBatchReader if make is BatchReader else ForwardingReader, end=commits.end)
-        return make(
+        return self._reading.reader(
             queue,
-            priorities.together(buffers),
+            self._station.attend,
             envelope=self.envelope,
             park=self.publish,
             send=self._sending.late,
@@ -392,48 +342,9 @@ class KafkaBroker(dramatiq.Broker):
             timeout_s=timeout / 1000,
         )
 
-    def _note_worker(self, worker: dramatiq.Worker) -> None:
-        """Dramatiq will ask for these queues one after the other."""
-        wanted = worker.consumer_whitelist
-        queues = [queue for name, queue in self.queues.items() if not wanted or name in wanted]
-        self._worked_on = dict.fromkeys(queues, queues)
-
-    def _consumer(self, group_id: str) -> GroupConsumer:
-        with self._lock:
-            consumer = self._consumers.get(group_id)
-            if consumer is None or not consumer.running:
-                shared = (self._settings, self._bounds, self._alone)
-                consumer = GroupConsumer(
-                    group_id,
-                    *shared,
-                    health=self._health,
-                    protocol=self._protocol,
-                    commits=self._commits(group_id),
-                    seated=consumer is None or not consumer.displaced,
-                )
-                self._consumers[group_id] = consumer
-        return consumer
-
-    def _share_group(self, group_id: str) -> ShareGroup:
-        admin = self._admin()
-        with self._lock:
-            group = self._share_groups.get(group_id)
-            if group is None or not group.running:
-                group = ShareGroup(group_id, self._settings, admin, self.publish, health=self._health)
-                self._share_groups[group_id] = group
-        return group
-
-    def _commits(self, group_id: str) -> Commits:
-        if not self.transactional:
-            return Commits(group_id)
-        return Transactions(group_id, self._settings, self._health, self.topics)
-
-    def _bounds(self, places: Collection[Place]) -> dict[Place, tuple[int, int]]:
-        return bounds(self._admin(), places, ASK_KAFKA_S)
-
     def blocked(self) -> dict[str, Blocked]:
         """What this process holds and what does not go on, and why: ``topic/partition``, or ``topic/partition key``."""
-        return dict(chain.from_iterable(consumer.blocked().items() for consumer in list(self._consumers.values())))
+        return self._reading.blocked()
 
     def delayed(
         self,
@@ -508,19 +419,16 @@ class KafkaBroker(dramatiq.Broker):
 
         Idempotent; the broker can be used again.
         """
-        with self._lock:
-            consumers: list[GroupConsumer | ShareGroup] = [*self._consumers.values(), *self._share_groups.values()]
-            self._consumers, self._share_groups = {}, {}
         self._later.close()
-        for consumer in consumers:
-            consumer.begin_close()
-        for consumer in consumers:
-            consumer.close()
+        self._reading.close()
         self._station.close()
         self.control.close()
         self.producer.close()
         with self._lock:
             self._admin_client = None  # now, and not when the interpreter ends and its threads find no Python
+
+    def _bounds(self, places: Collection[Place]) -> dict[Place, tuple[int, int]]:
+        return bounds(self._admin(), places, ASK_KAFKA_S)
 
     def _admin(self) -> clients.AdminClient:
         with self._lock:  # one for all: the futures of a client that is gone never end
@@ -539,20 +447,3 @@ def _weakly(method: Callable[[], None]) -> Callable[[], None]:
             alive()
 
     return call
-
-
-def _agree(known: Queue, given: Mapping[str, object]) -> None:
-    different = [name for name, value in given.items() if value is not None and value != getattr(known, name)]
-    if different:
-        raise WrongTopic(f"queue {known.name!r} is declared already, with another {' and '.join(different)}: {known}")
-
-
-def _pin(actor: dramatiq.Actor[Any, Any]) -> None:
-    """An ordered message is repeated in place by the consumer; a retry would put a copy behind its successors."""
-    asked = [name for name in RETRY_OPTIONS if actor.options.get(name)]
-    if asked:
-        raise WrongTopic(
-            f"actor {actor.actor_name!r} is ordered: a failed message is held and repeated in its place,"
-            f" so take out {' and '.join(asked)}"
-        )
-    actor.options |= {"max_retries": 0, "retry_when": None}  # said, so that the middleware's own defaults do not count

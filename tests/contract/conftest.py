@@ -21,7 +21,7 @@ from dramatiq.results.backends import RedisBackend as RedisResults
 from dramatiq.results.backends import StubBackend as StubResults
 
 from brokers import KafkaBroker
-from brokers.kafka import QUEUE_OPTIONS
+from brokers.declaring import QUEUE_OPTIONS
 from brokers.replies import Place, TopicReader
 from tests.support import unique
 

@@ -182,7 +182,7 @@ def test_what_waits_behind_a_blocked_key_is_bounded_and_neighbours_within_it_go_
     worker = Worker(broker, worker_timeout=100, worker_threads=2)
     worker.start()
     wait_until(lambda: len(ran) == 3, 20, "the neighbours")
-    [assignment] = broker._consumers[prefix]._assignments.values()
+    [assignment] = broker._reading._consumers[prefix]._assignments.values()
     wait_until(lambda: assignment.paused, 20, "the partition to be paused")
     assert 300 <= assignment.behind + assignment.waiting < 3500
     mended.set()

@@ -141,7 +141,7 @@ def test_a_consumer_that_fails_is_replaced(make: Callable[[], KafkaBroker], capl
             count.send(number)
     worker = working(broker)
     wait_until(lambda: ran.total() > 100, 20, "some messages")
-    [failing] = broker._consumers.values()
+    [failing] = broker._reading._consumers.values()
     failing._balance = lambda: 1 / 0  # type: ignore[assignment,method-assign]  # as a bug would
     broker.join("default", timeout=30_000)
     worker.stop()
@@ -183,7 +183,7 @@ def test_large_records_are_bounded_by_their_bytes(make: Callable[[], KafkaBroker
             swallow.send("x" * 900_000)
     reader = broker.consume("big", prefetch=99, timeout=200)
     messages = [wait_until(lambda: next(reader), 20, "the first message")]
-    assignment = broker._consumers[broker.group_id]._assignments[f"{broker.prefix}big", 0]
+    assignment = broker._reading._consumers[broker.group_id]._assignments[f"{broker.prefix}big", 0]
     wait_until(lambda: assignment.paused, 20, "the partition to be paused")
     assert HIGH_WATER_BYTES < assignment.waiting_bytes < HIGH_WATER_BYTES + 17_000_000  # what the client had at hand
     while len(messages) < 60:
@@ -229,11 +229,11 @@ def _more(ran: Counter[int], enough: int) -> bool:
 
 
 def _has_partitions(broker: KafkaBroker) -> bool:
-    return any(consumer.assigned() for consumer in list(broker._consumers.values()))
+    return any(consumer.assigned() for consumer in list(broker._reading._consumers.values()))
 
 
 def _draining(broker: KafkaBroker) -> bool:
-    assignments = list(broker._consumers[broker.group_id]._assignments.values())
+    assignments = list(broker._reading._consumers[broker.group_id]._assignments.values())
     return any(not assignment.handing_out for assignment in assignments)
 
 

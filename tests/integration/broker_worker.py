@@ -81,10 +81,11 @@ class Crew:
         log: Path,
         protocol: str = "classic",
         *,
-        threads: int = 4,
+        threads: int | None = None,
         body_s: float | None = None,
     ) -> None:
-        self._arguments = [servers, prefix, protocol, str(threads), *([] if body_s is None else [str(body_s)])]
+        further = [str(value) for value in (threads, body_s) if value is not None]
+        self._arguments = [servers, prefix, protocol, *further]
         self._log = log
         self.members: list[subprocess.Popen[bytes]] = []
 
@@ -133,10 +134,10 @@ class Crew:
 def main() -> None:
     """Work until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads to come; only `sigwait` takes it
-    servers, prefix, protocol, threads, *body_s = sys.argv[1:]
-
-    broker = make_broker(servers, prefix, protocol, body_s=float(body_s[0]) if body_s else None)
-    worker = dramatiq.Worker(broker, worker_threads=int(threads), worker_timeout=100)
+    servers, prefix, protocol, *further = sys.argv[1:]
+    threads, body_s = (*map(float, further), None, None)[:2]
+    broker = make_broker(servers, prefix, protocol, body_s=body_s)
+    worker = dramatiq.Worker(broker, worker_threads=int(threads or 4), worker_timeout=100)
     worker.start()
     signal.sigwait({signal.SIGTERM})
     worker.stop()

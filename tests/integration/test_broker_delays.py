@@ -153,7 +153,8 @@ def test_what_its_queue_does_not_take_is_parked(broker: KafkaBroker, worker: Wor
     wait_until(lambda: parked, 20, "the large one to be parked")
     reader.close()
     [letter] = parked
-    assert letter.headers["xq.topic"] == topic.encode()
+    assert letter.headers["xq.topic"] == broker.delayed_topic.name.encode()
+    assert letter.headers["xq.to"] == topic.encode()
     assert b"too large" in letter.headers["xq.reason"]
     assert b"x" * 5000 in (letter.value or b"")
     wait_until(lambda: broker.delayed().total == 0, 10, "nothing to wait any more")

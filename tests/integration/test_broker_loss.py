@@ -113,7 +113,7 @@ def test_a_stuck_message_with_100_000_done_behind_it_costs_one_run(
     broker: KafkaBroker, hire: Callable[..., Crew]
 ) -> None:
     """The commit says which ones are done, however many they are."""
-    crew = hire(body_s=0)
+    crew = hire(threads=4, body_s=0)
     broker.get_actor("work").send(STUCK)
     first = crew.start()
     wait_until(lambda: any(line.number == STUCK for line in crew.lines()), 30, "the stuck one to begin")

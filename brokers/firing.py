@@ -108,9 +108,19 @@ class Timer:
             self._step(client)
         except (KafkaException, BrokerError) as exc:
             logger.warning("kafka_timer_failed place=%s text=%s", self._name, exc)
+            self._abort(exc)
             self._begin_anew()
             return False
         return True
+
+    def _abort(self, error: Exception) -> None:
+        """Tell Kafka, where that is still possible: the next producer of the same id need not wait for it then."""
+        if self._producer is None or not (isinstance(error, KafkaException) and error.args[0].txn_requires_abort()):
+            return
+        try:
+            self._producer.abort_transaction(STEP_S)
+        except KafkaException as exc:
+            logger.info("kafka_abort_failed place=%s text=%s", self._name, exc.args[0].str())
 
     def _step(self, client: Client) -> None:
         if self._producer is None:

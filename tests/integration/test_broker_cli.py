@@ -107,6 +107,7 @@ def command(kafka: str, tmp_path: Path) -> Iterator[Command]:
     one.close()
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_and_end_in_order(command: Command) -> None:
     """Two of them; at a SIGTERM in the middle they finish what runs and give back the rest, which others run, once."""
     sent = 0

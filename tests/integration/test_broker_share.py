@@ -55,6 +55,7 @@ def work(broker: KafkaBroker) -> Iterator[Callable[[], Worker]]:
         worker.stop()
 
 
+@pytest.mark.slow
 def test_a_share_queue_runs_retries_and_parks(
     broker: KafkaBroker, work: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,7 +107,7 @@ def test_reading_starts_where_the_ledger_says(replica: Replica, prefix: str) -> 
     assert replica.ledger.asked == [(f"{prefix}log", 0, 0)]
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.slow)])
 def test_another_replica_starts_at_its_own_place(kafka: str, prefix: str, protocol: str) -> None:
     """A graph that was restored from a backup is older than Kafka's commit; the commit says nothing to it."""
     first = Replica(kafka, prefix, protocol)

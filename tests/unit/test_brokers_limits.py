@@ -75,6 +75,13 @@ class Bench:
         assert self.worker is not None
         self.worker.join()
 
+    def stop(self) -> None:
+        """`done`, and nobody works on what is sent from now on."""
+        self.done()
+        assert self.worker is not None
+        self.worker.stop()
+        self.worker = None
+
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
@@ -207,8 +214,8 @@ def test_a_message_that_runs_twice_frees_only_its_own_key(bench: Bench) -> None:
     def work() -> None: ...
 
     first = work.send()
-    bench.done()
-    work.send()  # has the key now
+    bench.stop()
+    work.send()  # has the key now, and nobody runs it
     proxy = dramatiq.MessageProxy(first)
     bench.unique.after_process_message(bench.broker, proxy)
     bench.unique.after_nack(bench.broker, proxy)

@@ -83,7 +83,7 @@ def fingerprint(value: Any) -> Any:
     """What tells two scalars apart."""
     match value:
         case float():
-            return math.copysign(1, value), repr(value)
+            return "NaN" if math.isnan(value) else (math.copysign(1, value), repr(value))  # no sign of NaN in Java
         case Point():
             return value.srid, [fingerprint(number) for number in value]
         case Time():

@@ -131,17 +131,22 @@ class Crew:
             self.kill(member)
 
 
+def serve(broker: KafkaBroker, threads: int = 4) -> None:
+    """Work until SIGTERM, which `main` has blocked before any thread was there."""
+    worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=100)
+    worker.start()
+    signal.sigwait({signal.SIGTERM})
+    worker.stop()
+    broker.close()
+
+
 def main() -> None:
     """Work until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads to come; only `sigwait` takes it
     servers, prefix, protocol, *further = sys.argv[1:]
     threads, body_s = (*map(float, further), None, None)[:2]
     broker = make_broker(servers, prefix, protocol, body_s=body_s)
-    worker = dramatiq.Worker(broker, worker_threads=int(threads or 4), worker_timeout=100)
-    worker.start()
-    signal.sigwait({signal.SIGTERM})
-    worker.stop()
-    broker.close()
+    serve(broker, int(threads or 4))
 
 
 if __name__ == "__main__":

@@ -55,12 +55,7 @@ class Crew(broker_worker.Crew):
 def main() -> None:
     """Work until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads to come; only `sigwait` takes it
-    broker = make_broker(*sys.argv[1:])
-    worker = dramatiq.Worker(broker, worker_threads=4, worker_timeout=100)
-    worker.start()
-    signal.sigwait({signal.SIGTERM})
-    worker.stop()
-    broker.close()
+    broker_worker.serve(make_broker(*sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import dramatiq
 from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, TimeLimit
 
 from brokers import KafkaBroker
+from tests.integration.broker_worker import serve
 
 
 def make_broker(servers: str, prefix: str, transactional: str = "yes") -> KafkaBroker:
@@ -39,12 +40,7 @@ def make_broker(servers: str, prefix: str, transactional: str = "yes") -> KafkaB
 def main() -> None:
     """Work until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads to come; only `sigwait` takes it
-    broker = make_broker(*sys.argv[1:])
-    worker = dramatiq.Worker(broker, worker_threads=4, worker_timeout=100)
-    worker.start()
-    signal.sigwait({signal.SIGTERM})
-    worker.stop()
-    broker.close()
+    serve(make_broker(*sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import dramatiq
 
 from brokers import KafkaBroker, share
+from tests.integration.broker_worker import serve
 
 
 def make_broker(servers: str, prefix: str, lock_s: str = "15") -> KafkaBroker:
@@ -32,12 +33,7 @@ def make_broker(servers: str, prefix: str, lock_s: str = "15") -> KafkaBroker:
 def main() -> None:
     """Work until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads to come; only `sigwait` takes it
-    broker = make_broker(*sys.argv[1:])
-    worker = dramatiq.Worker(broker, worker_threads=4, worker_timeout=100)
-    worker.start()
-    signal.sigwait({signal.SIGTERM})
-    worker.stop()
-    broker.close()
+    serve(make_broker(*sys.argv[1:]))
 
 
 if __name__ == "__main__":

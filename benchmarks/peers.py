@@ -346,6 +346,8 @@ MEASURES: dict[str, Callable[[Peer, int], Any]] = {
 def main() -> None:
     """Do what the first argument says and print the result."""
     logging.disable(logging.CRITICAL)
+    result_file = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a peer prints is no result
     task = json.loads(sys.argv[1])
     os.environ.setdefault("BENCH_RUN", task["run"])  # sender and worker of one measurement meet on one queue
     peer = PEERS[task["peer"]](task["address"])
@@ -353,7 +355,7 @@ def main() -> None:
         result: Any = latency(peer, task["messages"], task)
     else:
         result = MEASURES[task["what"]](peer, task["messages"])
-    print(json.dumps(result), flush=True)
+    print(json.dumps(result), file=result_file, flush=True)
     os._exit(0)  # what a peer still does in its threads is no part of this
 
 

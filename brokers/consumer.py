@@ -21,7 +21,7 @@ from brokers.assignment import Assignment
 from brokers.clients import Callbacks, Health, Seldom, base_config
 from brokers.commits import Commits
 from brokers.keyed import KeyedBuffer, crowded
-from brokers.membership import is_displacement, take_seat
+from brokers.membership import is_displacement
 from brokers.ordered import OrderedBuffer
 from brokers.records import received
 from brokers.starts import ASK_KAFKA_S, Start, ask_kafka
@@ -99,7 +99,8 @@ def consumer_config(group_id: str, protocol: str, seat: Seat | None = None) -> d
 class GroupConsumer:
     """Reads the queues of one consumer group in a thread of its own.
 
-    *bounds* tells where logs begin and end; with *seated* it is a static member where it can (see `membership`).
+    *bounds* tells where logs begin and end; with a *seat* it is a static member (see `membership`), and leaves it at
+    its end.
 
     Raises:
       WrongSetting: Kafka's client does not take the settings.
@@ -115,7 +116,7 @@ class GroupConsumer:
         health: Health | None = None,
         protocol: str = "classic",
         drain_s: float = DRAIN_S,
-        seated: bool = True,
+        seat: Seat | None = None,
         commits: Commits | None = None,
     ) -> None:
         self.group_id = group_id
@@ -138,7 +139,7 @@ class GroupConsumer:
         self._suspects = Suspects(self._alone)
         self._seldom = Seldom()
         self._closing = threading.Event()
-        self._seat = take_seat(group_id) if seated and protocol == "classic" else None
+        self._seat = seat
         config = base_config(settings, health or Health()) | consumer_config(group_id, protocol, self._seat)
         self._callbacks = Callbacks()
         on_commit = self._callbacks.guarded(self.commits.answered)

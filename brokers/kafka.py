@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 from dramatiq.common import q_name
 from dramatiq.errors import ActorNotFound, QueueNotFound
-from dramatiq.middleware import SkipMessage, default_middleware
+from dramatiq.middleware import MiddlewareError, SkipMessage, default_middleware
 
 from brokers import clients, unstored
 from brokers.async_sending import AsyncSending
@@ -25,6 +25,7 @@ from brokers.delays import delayed_topic
 from brokers.envelope import Envelope
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
+from brokers.hooks import Hooks
 from brokers.later import Later
 from brokers.letterbox import DeadLetters, dead_letters
 from brokers.orders import control_topic
@@ -120,7 +121,8 @@ class KafkaBroker(dramatiq.Broker):
         self.control_topic = control_topic(prefix)
         self.group_id = group_id
         self.envelope = envelope or Envelope()
-        self._emit_after = partial(unstored.emit_after, self)
+        self._hooks = Hooks(self.middleware)
+        self._emit_after = partial(unstored.emit_after, self, self._hooks)
         self.actor_options |= QUEUE_OPTIONS | {"periodic"}
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
@@ -234,6 +236,9 @@ class KafkaBroker(dramatiq.Broker):
 
     def get_actor(self, actor_name: str) -> dramatiq.Actor[Any, Any]:
         """As Dramatiq's.  Where middleware looks for the actor of a callback, that there is none is not forgotten."""
+        actor = self.actors.get(actor_name)
+        if actor is not None:
+            return actor
         try:
             return super().get_actor(actor_name)
         except ActorNotFound as exc:
@@ -290,7 +295,8 @@ class KafkaBroker(dramatiq.Broker):
             try:
                 if signal == "process_message":
                     self._station.begin(first)
-                self._emit(super().emit_before, first, signal, *args, **kwargs)
+                if self._hooks.of(f"before_{signal}"):
+                    self._emit(self._emit_before, first, signal, *args, **kwargs)
             except SkipMessage as exc:
                 self._station.skipped[type(exc).__name__] += 1
                 raise
@@ -299,7 +305,7 @@ class KafkaBroker(dramatiq.Broker):
         else:
             if signal == "worker_boot" and first is not None:
                 self._reading.note_worker(first)
-            super().emit_before(signal, *args, **kwargs)
+            self._emit_before(signal, *args, **kwargs)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's; see `emit_before`."""
@@ -307,11 +313,22 @@ class KafkaBroker(dramatiq.Broker):
         if isinstance(first, KafkaMessageProxy):
             if signal in {"process_message", "skip_message"}:
                 self._station.running.end()
-            self._emit(self._emit_after, first, signal, *args, **kwargs)
+            if self._hooks.of(f"after_{signal}"):
+                self._emit(self._emit_after, first, signal, *args, **kwargs)
         elif isinstance(first, BatchProxy):
             first.after(signal, self.emit_after, **kwargs)
         else:
-            super().emit_after(signal, *args, **kwargs)
+            self._emit_after(signal, *args, **kwargs)
+
+    def _emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        hook = f"before_{signal}"
+        for middleware in self._hooks.of(hook):
+            try:
+                getattr(middleware, hook)(self, *args, **kwargs)
+            except MiddlewareError:
+                raise
+            except Exception:
+                self.logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
 
     def _emit(self, emit: Callable[..., None], message: KafkaMessageProxy, *args: Any, **kwargs: Any) -> None:
         if not message.recalled:

@@ -5,6 +5,9 @@ ended, six seconds; in that time the commits of the others wait too, behind thei
 members: whoever comes with a known name takes over that name's partitions, and nobody else notices.  So each member
 here has a name that its successor will have, and no other living member: that of the lowest free *seat* of its group on
 its machine.  A seat is a locked file, and the kernel unlocks what a killed process held.
+
+The name says also what the member reads.  A successor with other queues is another member: Kafka would hand it its
+predecessor's partitions without asking what it reads, and nobody would read what is new.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from confluent_kafka import KafkaError
 
 logger = logging.getLogger("brokers.consumer")
@@ -51,10 +56,14 @@ class Seat:
 _seats: weakref.WeakSet[Seat] = weakref.WeakSet()
 
 
-def take_seat(group_id: str, folder: Path | None = None) -> Seat | None:
-    """The lowest free seat of *group_id* on this machine; none where there is no place to lock files."""
+def take_seat(group_id: str, topics: Iterable[str], folder: Path | None = None) -> Seat | None:
+    """The lowest free seat of *group_id* on this machine, for a member that will read *topics*.
+
+    None where there is no place to lock files.
+    """
     folder = folder or Path(tempfile.gettempdir()) / f"kafka-seats-{os.getuid()}"
     digest = hashlib.sha256(group_id.encode()).hexdigest()[:16]
+    reads = hashlib.sha256("\n".join(sorted(topics)).encode()).hexdigest()[:8]
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         for number in itertools.count(1):
@@ -64,7 +73,7 @@ def take_seat(group_id: str, folder: Path | None = None) -> Seat | None:
             except BlockingIOError:
                 os.close(file)
             else:
-                return Seat(f"{_machine()}-{number}", file)
+                return Seat(f"{_machine()}-{reads}-{number}", file)
     except OSError as exc:
         logger.info("kafka_no_seat group=%s text=%s", group_id, exc)
     return None

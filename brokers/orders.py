@@ -205,6 +205,11 @@ class Orders:
     _revoked: dict[tuple[str, str], dict[bytes, Revocation]] = field(default_factory=dict)
 
     @property
+    def revokes(self) -> bool:
+        """Whether anything is revoked, expired or not."""
+        return bool(self._revoked)
+
+    @property
     def revocations(self) -> list[Revocation]:
         """All, expired ones too, the older first."""
         found = [one for same in self._revoked.values() for one in same.values()]

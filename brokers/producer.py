@@ -135,7 +135,8 @@ class Producer:
         """Produce all, then wait for all: one round trip for many.  Raises the first error after all have an answer."""
         waiting = [self.post(record) for record in records]
         for pending in waiting:
-            self._answered(pending)
+            if not pending.answered:
+                self._await(pending)
         return [self.confirm(pending) for pending in waiting]
 
     def post(self, record: Outgoing) -> Pending:
@@ -190,7 +191,8 @@ class Producer:
 
     def confirm(self, pending: Pending) -> Delivery:
         """Wait for Kafka's answer about *pending*; raises as `send` does."""
-        self._answered(pending)
+        if not pending.answered:
+            self._await(pending)
         return self.outcome(pending)
 
     def outcome(self, pending: Pending) -> Delivery:
@@ -208,11 +210,8 @@ class Producer:
         """Seconds after which the client has reported in any case."""
         return self._timeout_s + REPORT_S
 
-    def _answered(self, pending: Pending) -> bool:
-        """Wait for Kafka's answer; false when there is none in time."""
-        return pending.answered or self._await(pending)
-
-    def _await(self, pending: Pending) -> bool:
+    def _await(self, pending: Pending) -> None:
+        """Wait for Kafka's answer as long as there can be one."""
         deadline = time.monotonic() + self.patience_s
         pending.will_wait()
         self._followers[pending] = None
@@ -222,7 +221,6 @@ class Producer:
                     pending.wait(deadline - time.monotonic())
         finally:
             self._followers.pop(pending, None)
-        return pending.answered
 
     def _lead(self, pending: Pending, deadline: float) -> bool:
         """Poll for all who wait until *pending* is answered; false when another thread does so."""

@@ -12,6 +12,7 @@ from brokers.batches import BatchReader
 from brokers.commits import Commits
 from brokers.consumer import GroupConsumer
 from brokers.forwarding import ForwardingBatchReader, ForwardingReader
+from brokers.membership import take_seat
 from brokers.reader import Reader
 from brokers.share import ShareGroup
 from brokers.suspects import Alone
@@ -19,7 +20,7 @@ from brokers.transactions import Transactions
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import dramatiq
 
@@ -71,7 +72,7 @@ class Reading:
             levels = self._levels(queue)
             for level in levels:
                 self._broker.topics.ensure(level.topic)
-            consumer = self._consumer(queue.group_id)
+            consumer = self._consumer(queue.group_id, levels)
             consumer.open(levels)
             buffers = [consumer.buffer(level) for level in queue.levels]
             commits = consumer.commits
@@ -91,10 +92,12 @@ class Reading:
             return partial(ForwardingBatchReader if batches else ForwardingReader, end=commits.end)
         return BatchReader if batches else Reader
 
-    def _consumer(self, group_id: str) -> GroupConsumer:
+    def _consumer(self, group_id: str, queues: Iterable[Queue]) -> GroupConsumer:
         with self._lock:
             consumer = self._consumers.get(group_id)
             if consumer is None or not consumer.running:
+                seated = self._protocol == "classic" and (consumer is None or not consumer.displaced)
+                topics = [queue.topic.name for queue in queues]
                 consumer = GroupConsumer(
                     group_id,
                     self._broker.client_settings,
@@ -103,7 +106,7 @@ class Reading:
                     health=self._health,
                     protocol=self._protocol,
                     commits=self._commits(group_id),
-                    seated=consumer is None or not consumer.displaced,
+                    seat=take_seat(group_id, topics) if seated else None,
                 )
                 self._consumers[group_id] = consumer
         return consumer

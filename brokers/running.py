@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dramatiq.middleware.threading import raise_thread_exception
@@ -39,50 +39,44 @@ class Job:
     #: Its thread is inside the actor's function, where it may be interrupted.
     inside: bool = False
     aborted: bool = False
+    #: For the two above.  One for all jobs would make the threads of a worker wait for each other at every message.
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Running:
     """The messages that run in this process.  Any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._jobs: dict[int, Job] = {}  # by thread
+        self._jobs: dict[int, Job] = {}  # by thread; each thread puts and takes its own
 
     def begin(self, message: KafkaMessageProxy, check: Callable[[], None]) -> None:
         """*message* runs in this thread from now on, unless *check* raises.
 
-        Nobody aborts in between: what was said before is seen by *check*, what is said after it finds the job.
+        First it is here, then *check* looks; `abort` changes first, and then looks who is here: one sees the other.
         """
         thread = threading.get_ident()
-        with self._lock:
+        self._jobs[thread] = Job(message, thread, now_ms())
+        try:
             check()
-            self._jobs[thread] = Job(message, thread, now_ms())
+        except BaseException:
+            self.end()
+            raise
 
     def end(self) -> None:
         """What ran in this thread does so no more."""
-        with self._lock:
-            self._jobs.pop(threading.get_ident(), None)
+        self._jobs.pop(threading.get_ident(), None)
 
     def jobs(self) -> list[Job]:
         """What runs just now, the older first."""
-        with self._lock:
-            return sorted(self._jobs.values(), key=lambda job: job.since_ms)
+        return sorted(self._jobs.copy().values(), key=lambda job: job.since_ms)
 
     def abort(self, change: Callable[[], None], covers: Callable[[KafkaMessageProxy], bool]) -> list[Job]:
         """Make *change*, which keeps messages from beginning, and interrupt those that run; the jobs.
 
         A batch is not interrupted: the call is for other messages, too.
         """
-        with self._lock:
-            change()
-            found = [
-                job for job in self._jobs.values() if not (job.aborted or job.message.together) and covers(job.message)
-            ]
-            for job in found:
-                job.aborted = True
-                if job.inside:
-                    raise_thread_exception(job.thread, Abort)  # type: ignore[no-untyped-call]  # Dramatiq's gap
-        return found
+        change()
+        return [job for job in self.jobs() if not job.message.together and covers(job.message) and _interrupted(job)]
 
     def run(self, fn: Callable[..., R], *args: Any, **kwargs: Any) -> R:
         """Call *fn*, the function of an actor, so that it can be interrupted."""
@@ -91,30 +85,43 @@ class Running:
             return fn(*args, **kwargs)
         try:
             try:
-                self._enter(job)
+                _enter(job)
                 return fn(*args, **kwargs)
             finally:
-                self._leave(job)
+                _leave(job)
         except Abort:
             _fail(job.message)
             raise
 
-    def _enter(self, job: Job) -> None:
-        with self._lock:
-            job.inside = True
-            if job.aborted:
-                raise Abort
 
-    def _leave(self, job: Job) -> None:
-        """An exception that arrives just here interrupts nothing any more."""
-        while job.inside:
-            try:
-                with self._lock:
-                    if job.aborted:
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(job.thread), None)
-                    job.inside = False
-            except Abort:
-                continue
+def _enter(job: Job) -> None:
+    with job.lock:
+        job.inside = True
+        if job.aborted:
+            raise Abort
+
+
+def _leave(job: Job) -> None:
+    """An exception that arrives just here interrupts nothing any more."""
+    while job.inside:
+        try:
+            with job.lock:
+                if job.aborted:
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(job.thread), None)
+                job.inside = False
+        except Abort:
+            continue
+
+
+def _interrupted(job: Job) -> bool:
+    """Interrupt *job*; false when it is already."""
+    with job.lock:
+        if job.aborted:
+            return False
+        job.aborted = True
+        if job.inside:
+            raise_thread_exception(job.thread, Abort)  # type: ignore[no-untyped-call]  # Dramatiq's gap
+        return True
 
 
 def interruptible(actor: dramatiq.Actor[Any, Any], running: Callable[[], Running]) -> None:

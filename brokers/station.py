@@ -150,6 +150,8 @@ class Station:
             logger.warning("kafka_message_aborted record=%s message_id=%s", job.message.record, job.message.message_id)
 
     def _refuse_revoked(self, message: KafkaMessageProxy) -> None:
+        if not self._orders.revokes:  # no lock, which all threads of a worker would wait for at every message
+            return
         with self._lock:
             revocation = self._orders.against(message, now_ms())
         if revocation is None:

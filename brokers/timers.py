@@ -80,7 +80,7 @@ class Timers:
 
     def _open(self) -> clients.Consumer:
         if self._protocol == "classic" and not self._displaced:
-            self._seat = take_seat(self._group_id)
+            self._seat = take_seat(self._group_id, [self._spec.name])
         group = consumer_config(self._group_id, self._protocol, self._seat) | {"auto.offset.reset": "earliest"}
         return clients.opened(clients.Consumer, self._config | group)
 

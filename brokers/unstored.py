@@ -19,6 +19,7 @@ from brokers.errors import ResultLost, ResultUnstored
 if TYPE_CHECKING:
     from dramatiq import Broker
 
+    from brokers.hooks import Hooks
     from brokers.reader import KafkaMessageProxy
 
 logger = logging.getLogger("brokers.kafka")
@@ -27,17 +28,16 @@ logger = logging.getLogger("brokers.kafka")
 STORING = frozenset({"process_message", "skip_message"})
 
 
-def emit_after(broker: Broker, signal: str, message: KafkaMessageProxy, *args: Any, **kwargs: Any) -> None:
-    """As Dramatiq's, for a message in flight; what `Results` could not store is left with the message."""
+def emit_after(broker: Broker, hooks: Hooks, signal: str, *args: Any, **kwargs: Any) -> None:
+    """As Dramatiq's; what `Results` could not store for a message in flight is left with the message."""
     hook = f"after_{signal}"
-    for middleware in reversed(broker.middleware):
+    for middleware in reversed(hooks.of(hook)):
         try:
-            getattr(middleware, hook)(broker, message, *args, **kwargs)
+            getattr(middleware, hook)(broker, *args, **kwargs)
         except Exception as exc:
             logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
             if isinstance(middleware, Results) and signal in STORING:
-                call = partial(getattr(middleware, hook), broker, message, *args, **kwargs)
-                _remember(message, middleware, call, exc)
+                _remember(args[0], middleware, partial(getattr(middleware, hook), broker, *args, **kwargs), exc)
 
 
 def _remember(message: KafkaMessageProxy, middleware: Results, call: partial[None], error: Exception) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import dramatiq
 import pytest
 
-from tests.integration.broker_worker import Crew, Line, make_broker
+from tests.integration.broker_worker import ROOT, Crew, Line, make_broker
 from tests.support import unique, wait_until
 
 
@@ -94,6 +97,44 @@ def test_a_worker_that_is_started_again_takes_its_predecessors_place_at_once(
     wait_until(lambda: successor.pid in {line.pid for line in workers.lines()}, 30, "the successor to work")
     assert time.monotonic() - at < 5.5
     workers.wait_for(400, timeout_s=60)
+
+
+FORMER = """
+import sys
+import dramatiq
+from brokers import KafkaBroker
+broker = KafkaBroker(sys.argv[1], prefix=sys.argv[2], group_id=sys.argv[2] + "workers")
+broker.declare_queue(sys.argv[3])
+reader = broker.consume(sys.argv[3])
+while True:
+    message = next(reader)
+    if message is not None:
+        print(message.message_id, flush=True)
+"""
+
+
+def test_a_successor_that_reads_other_queues_reads_them(kafka: str, prefix: str) -> None:
+    """A worker is killed, and started again with newer code, which has other queues."""
+    broker = make_broker(kafka, prefix)
+    broker.declare_queue("former")
+    broker.enqueue(message_for("former"))
+    with subprocess.Popen(
+        [sys.executable, "-c", FORMER, kafka, prefix, "former"], stdout=subprocess.PIPE, cwd=ROOT
+    ) as former:
+        assert former.stdout is not None
+        assert former.stdout.readline()
+        former.kill()
+    sent = broker.enqueue(message_for("work"))
+    reader = broker.consume("work")
+    try:
+        wait_until(lambda: sent.message_id == getattr(next(reader), "message_id", None), 30, "the new queue to be read")
+    finally:
+        broker.close()
+
+
+def message_for(queue_name: str) -> dramatiq.Message[Any]:
+    """Any message."""
+    return dramatiq.Message(queue_name=queue_name, actor_name="work", args=(1,), kwargs={}, options={})
 
 
 @pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.slow)])

@@ -20,7 +20,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from brokers.membership import take_seat
-seat = take_seat("g", Path(sys.argv[1]))
+seat = take_seat("g", ["t"], Path(sys.argv[1]))
 print(seat.name, flush=True)
 sys.stdin.read()
 """
@@ -37,7 +37,7 @@ def holder(folder: Path) -> tuple[subprocess.Popen[str], str]:
 
 def test_everybody_has_another_seat_and_the_lowest_free_one(tmp_path: Path) -> None:
     """Also several of one process; other groups have seats of their own."""
-    first, second, other = (take_seat(group, tmp_path) for group in ("g", "g", "h"))
+    first, second, other = (take_seat(group, ["t"], tmp_path) for group in ("g", "g", "h"))
     assert first is not None
     assert second is not None
     assert other is not None
@@ -45,7 +45,7 @@ def test_everybody_has_another_seat_and_the_lowest_free_one(tmp_path: Path) -> N
     assert (first.name[-2:], second.name[-2:]) == ("-1", "-2")
     first.leave()
     first.leave()
-    again = take_seat("g", tmp_path)
+    again = take_seat("g", ["t"], tmp_path)
     assert again is not None
     assert again.name == first.name
 
@@ -54,19 +54,19 @@ def test_a_killed_process_leaves_its_seat(tmp_path: Path) -> None:
     """To whoever comes next; as long as it lives it keeps it."""
     process, name = holder(tmp_path)
     with process:
-        mine = take_seat("g", tmp_path)
+        mine = take_seat("g", ["t"], tmp_path)
         assert mine is not None
         assert mine.name != name
         process.kill()
         process.wait()
-    successor = take_seat("g", tmp_path)
+    successor = take_seat("g", ["t"], tmp_path)
     assert successor is not None
     assert successor.name == name
 
 
 def test_a_forked_child_keeps_no_seat_taken(tmp_path: Path) -> None:
     """It may live longer than its parent."""
-    seat = take_seat("g", tmp_path)
+    seat = take_seat("g", ["t"], tmp_path)
     assert seat is not None
     ready, release = os.pipe(), os.pipe()
     child = os.fork()
@@ -76,7 +76,7 @@ def test_a_forked_child_keeps_no_seat_taken(tmp_path: Path) -> None:
         os._exit(0)
     os.read(ready[0], 1)
     seat.leave()
-    again = take_seat("g", tmp_path)
+    again = take_seat("g", ["t"], tmp_path)
     os.write(release[1], b"x")
     os.waitpid(child, 0)
     assert again is not None
@@ -87,13 +87,13 @@ def test_without_a_place_for_files_there_are_no_seats(tmp_path: Path) -> None:
     """The member then has no name, and its successor waits."""
     file = tmp_path / "file"
     file.write_text("")
-    assert take_seat("g", file) is None
+    assert take_seat("g", ["t"], file) is None
     assert "group.instance.id" not in consumer_config("g", "classic", None)
 
 
 def test_only_the_classic_protocol_has_seats(tmp_path: Path) -> None:
     """The other refuses a killed member's successor until its session has ended."""
-    seat = take_seat("g", tmp_path)
+    seat = take_seat("g", ["t"], tmp_path)
     assert seat is not None
     assert consumer_config("g", "classic", seat)["group.instance.id"] == seat.name
     assert "group.instance.id" not in consumer_config("g", "consumer", seat)

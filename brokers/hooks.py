@@ -1,0 +1,43 @@
+"""Which middleware has anything to do at a signal.
+
+Of Dramatiq's default middleware only one in six has, at most signals none; calling the empty methods of the others
+takes a tenth of what a message costs altogether.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dramatiq.middleware import Middleware
+
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Hooks:
+    """The middleware of one broker, by hook.  Any thread.
+
+    Middleware is looked through again when some was added or removed, and never for a method that is put on it later
+    where it had none.
+    """
+
+    def __init__(self, middleware: Sequence[Any]) -> None:
+        self._all = middleware
+        self._known: tuple[int, dict[str, tuple[Any, ...]]] = (0, {})
+
+    def of(self, hook: str) -> tuple[Any, ...]:
+        """The middleware whose *hook* (``before_ack``) does anything, in order."""
+        count, by_hook = self._known
+        if count != len(self._all):
+            by_hook = {}
+            self._known = len(self._all), by_hook
+        found = by_hook.get(hook)
+        if found is None:
+            found = by_hook[hook] = tuple(middleware for middleware in self._all if _acts(middleware, hook))
+        return found
+
+
+def _acts(middleware: Any, hook: str) -> bool:
+    empty = getattr(Middleware, hook, None)
+    return empty is None or getattr(getattr(middleware, hook, None), "__func__", None) is not empty

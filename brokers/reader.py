@@ -63,18 +63,22 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
     #: What middleware was told when it tried to send something that cannot be sent.
     send_error: BaseException | None = None
 
+    #: Acked, or rejected: no ack follows any more that could wait for what middleware sends for it from now on.
+    ended = False
+
+    #: The retry that middleware has asked for, and its delay in ms, when the message keeps its place for it.
+    retry: tuple[dramatiq.Message[Any], int] | None = None
+
+    #: Stores its result, which could not be stored before; the ack waits for that.
+    unstored: Callable[[], None] | None = None
+
     def __init__(self, message: dramatiq.Message[Any], unit: Unit) -> None:
         super().__init__(message)
+        self.__dict__.update(message.__dict__)  # else each look at a field takes a failed one and two calls
         self.unit = unit
-        #: Acked, or rejected: no ack follows any more that could wait for what middleware sends for it from now on.
-        self.ended = False
         #: Messages, with their delays in ms, that middleware has sent for this one (a retry, a callback) and Kafka did
         #: not confirm.
         self.owed: list[tuple[dramatiq.Message[Any], int | None]] = []
-        #: The retry that middleware has asked for, and its delay in ms, when the message keeps its place for it.
-        self.retry: tuple[dramatiq.Message[Any], int] | None = None
-        #: Stores its result, which could not be stored before; the ack waits for that.
-        self.unstored: Callable[[], None] | None = None
 
     @property
     def record(self) -> Record:

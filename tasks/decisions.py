@@ -213,7 +213,7 @@ class Decisions:
             if reader is not None and self._pid == os.getpid():
                 reader.close()
 
-    def _read(self, handler: Callable[[Record], object]) -> TopicReader:
+    def _read(self, handler: Callable[[Record], None]) -> TopicReader:
         place = Place(self.spec.name, from_start=True)
         return TopicReader(self._broker.client_settings, [place], handler, timeout_s=self._timeout_s)
 

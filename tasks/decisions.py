@@ -3,7 +3,7 @@
 The topic is compacted, one record for each decision that holds, under its kind and target::
 
     pause/<replica>               its applier stands still between two commands
-    quarantine/<replica>          its graph is wrong: it applies nothing and answers no queries
+    quarantine/<replica>          its graph is wrong, or not verified: it answers no queries, and applies nothing
     skip/<topic id>/<offset>      every replica passes that command over
 
 The value is a `Decision`, or none to withdraw it.  A replica that is held never reaches what lies behind in the log of
@@ -45,7 +45,11 @@ STANDING: Final = frozenset({"pause", "quarantine"})
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """One record of the topic.  *topic_id*: the log of commands that it was made about; *at_ms*: by the wall clock."""
+    """One record of the topic.  *topic_id*: the log of commands that it was made about; *at_ms*: by the wall clock.
+
+    *applies*: of a quarantine, that the graph has been made anew and catches up; it answers nothing before it is
+    verified.
+    """
 
     kind: Kind
     target: str
@@ -53,6 +57,7 @@ class Decision(msgspec.Struct, frozen=True):
     reason: str
     by: str
     at_ms: int
+    applies: bool = False
 
     @property
     def key(self) -> bytes:
@@ -112,7 +117,7 @@ class Decisions:
 
     # Making them.
 
-    def decide(self, kind: Kind, target: str, *, reason: str, by: str | None = None) -> Decision:
+    def decide(self, kind: Kind, target: str, *, reason: str, by: str | None = None, applies: bool = False) -> Decision:
         """Decide, from now on and for workers that start later too; confirmed by Kafka.  Again: the later one holds.
 
         *by* is user and machine unless said.
@@ -121,7 +126,7 @@ class Decisions:
           Unreachable, DeliveryUnknown, WrongTopic: see `brokers.errors`.
         """
         topic_id = self._broker.topics.identity(self._commands.name)
-        decision = Decision(kind, target, topic_id, reason, by or _who(), int(time.time() * 1000))
+        decision = Decision(kind, target, topic_id, reason, by or _who(), int(time.time() * 1000), applies)
         self._publish(decision.key, msgspec.json.encode(decision))
         logger.warning("decided kind=%s target=%s by=%s reason=%s", kind, target, decision.by, reason)
         return decision
@@ -136,22 +141,31 @@ class Decisions:
 
     # Following them.
 
-    def follow(self) -> None:
-        """Hear of every decision from now on; returns when all that were made until now are known.
+    def follow(self, *, anew: bool = False) -> None:
+        """Hear of every decision from now on; returns when all that were made before the reading began are known.
+
+        *anew*: begin to read now, also where this process follows already.
 
         Raises:
           Unreachable: they could not be read in time.
         """
         with self._opening:
-            if self.caught_up:
+            if self.caught_up and not anew:
                 return
-            if self._reader is not None and self._pid == os.getpid():
-                self._reader.close()
-            self._reset()
+            if self._pid != os.getpid():
+                self._reset()
             self._broker.topics.ensure(self.spec)
-            reader = self._reader = self._read(self._heard)
-        if not reader.wait_caught_up(self._timeout_s):
-            raise Unreachable(self._unread())
+            held: dict[tuple[Kind, str], Decision] = {}
+            reader = self._read(lambda record: self._heard(held, record))
+            if not reader.wait_caught_up(self._timeout_s):
+                reader.close()
+                raise Unreachable(self._unread())
+            former, self._reader = self._reader, reader
+            with self.changed:
+                self._held = held
+            if former is not None:
+                former.close()
+        self._tell()
 
     def look(self) -> tuple[Decision, ...]:
         """Everything that holds now, read from the topic itself; leaves no thread behind.  Makes no topic.
@@ -174,7 +188,7 @@ class Decisions:
     def caught_up(self) -> bool:
         """Whether this process follows, and knows every decision that was made before it began to."""
         reader = self._reader
-        return reader is not None and self._pid == os.getpid() and reader.running and reader.wait_caught_up(0)
+        return reader is not None and self._pid == os.getpid() and reader.running
 
     def watch(self, callback: Callable[[], object]) -> None:
         """Call *callback* after every change, in the thread that reads: it must be quick, and wait for nothing."""
@@ -203,8 +217,13 @@ class Decisions:
         return self.about("pause", replica) is not None
 
     def is_quarantined(self, replica: str) -> bool:
-        """Whether it may neither apply nor answer."""
+        """Whether it may not answer; see `stops` for whether it may apply."""
         return self.about("quarantine", replica) is not None
+
+    def stops(self, replica: str) -> Decision | None:
+        """The decision for which its applier stands still."""
+        quarantine = self.about("quarantine", replica)
+        return self.about("pause", replica) if quarantine is None or quarantine.applies else quarantine
 
     def close(self) -> None:
         """Stop following.  Idempotent; a later question follows again."""
@@ -217,15 +236,21 @@ class Decisions:
         place = Place(self.spec.name, from_start=True)
         return TopicReader(self._broker.client_settings, [place], handler, timeout_s=self._timeout_s)
 
-    def _heard(self, record: Record) -> None:
+    def _heard(self, held: dict[tuple[Kind, str], Decision], record: Record) -> None:
         with self.changed:
-            _take(self._held, record)
+            _take(held, record)
+            known = held is self._held
+        if known:
+            self._tell()
+
+    def _tell(self) -> None:
+        with self.changed:
             self.changed.notify_all()
         for watcher in self._watchers:
             try:
                 watcher()
             except Exception:  # the next decision must be heard
-                logger.exception("decision_watcher_failed record=%s", record)
+                logger.exception("decision_watcher_failed")
 
     def _unread(self) -> str:
         return f"the decisions on topic {self.spec.name!r} could not be read within {self._timeout_s:g} s"

@@ -33,8 +33,8 @@ def test_a_decision_is_heard_at_once_and_by_whoever_comes_later(apps: tuple[App,
     person, worker = apps
     assert worker.decisions.look() == ()
     heard = threading.Event()
-    worker.decisions.watch(heard.set)
     worker.decisions.follow()
+    worker.decisions.watch(heard.set)
 
     made = person.decisions.decide("pause", "replica-1", reason="a disk is changed", by="ann")
 
@@ -44,6 +44,8 @@ def test_a_decision_is_heard_at_once_and_by_whoever_comes_later(apps: tuple[App,
     assert (made.by, made.topic_id) == ("ann", worker.broker.topics.identity(worker.command_topic.name))
     assert person.decisions.look() == (made,)
 
+    worker.decisions.follow(anew=True)
+    assert worker.decisions.of("pause") == {"replica-1": made}
     worker.decisions.close()
     assert worker.decisions.is_paused("replica-1"), "a later question follows again"
     person.decisions.withdraw("pause", "replica-1")

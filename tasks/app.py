@@ -27,6 +27,7 @@ from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
 from tasks.queries import Answering, QueryActor
+from tasks.registry import Registry
 
 
 if TYPE_CHECKING:
@@ -164,7 +165,12 @@ class App:
 
     def _make_applying(self) -> Applying:
         return Applying(
-            self.settings, self.broker, self._drivers.get, reports=self.outcomes_topic, registry=self.replicas_topic
+            self.settings,
+            self.broker,
+            self._drivers.get,
+            reports=self.outcomes_topic,
+            registry=Registry(self.settings, self.broker, self.replicas_topic, self._drivers.get),
+            decisions=self.decisions,
         )
 
     # Actors.

@@ -15,6 +15,7 @@ from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
     from click.testing import Result
 
     from tests.conftest import Neo4jServer

@@ -19,6 +19,7 @@ from ops.control_cli import control
 from ops.dead_cli import dead
 from ops.delayed_cli import delayed
 from ops.keys_cli import keys
+from ops.replica_cli import print_replicas, replica
 
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def main(*, debug: bool) -> None:
 
 main.add_command(control)
 main.add_command(dead)
+main.add_command(replica)
 
 
 @main.command()
@@ -128,7 +130,7 @@ def status(*, state_dir: Path, as_json: bool) -> None:
         return
     _print_status(stack)
     if found:
-        print_table(("replica", "last command", "behind"), [(r.name, r.last_command, r.lag) for r in found])
+        print_replicas(found)
     elif problem:
         click.secho(problem, fg="red", err=True)
 

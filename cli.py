@@ -20,6 +20,7 @@ from ops.dead_cli import dead
 from ops.delayed_cli import delayed
 from ops.keys_cli import keys
 from ops.replica_cli import print_replicas, replica
+from ops.verifying_cli import verify
 
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def main(*, debug: bool) -> None:
 main.add_command(control)
 main.add_command(dead)
 main.add_command(replica)
+main.add_command(verify)
 
 
 @main.command()
@@ -112,6 +114,7 @@ def down(*, state_dir: Path, as_json: bool) -> None:
 @json_option
 def status(*, state_dir: Path, as_json: bool) -> None:
     """Say which servers of the stack answer, and how far each replica is."""
+    from ops import divergence
     from ops.connection import local_kafka_runs, settings_for
     from ops.errors import KafkaAway
     from ops.replicas import replicas
@@ -119,18 +122,27 @@ def status(*, state_dir: Path, as_json: bool) -> None:
 
     stack = Stack(state_dir)
     settings = settings_for(state_dir)
-    found, problem = [], ""
+    found, disagreements, problem = [], [], ""
     if "brokers" in settings.model_fields_set or local_kafka_runs(state_dir):
         try:
-            found = replicas(settings)
+            found, disagreements = replicas(settings), divergence.told(settings)
         except KafkaAway as error:
             problem = str(error)
     if as_json:
-        print_json({**_status(stack), "replicas": [asdict(row) for row in found], "problem": problem or None})
+        print_json(
+            {
+                **_status(stack),
+                "replicas": [asdict(row) for row in found],
+                "disagreements": disagreements,
+                "problem": problem or None,
+            }
+        )
         return
     _print_status(stack)
     if found:
         print_replicas(found)
+        for line in disagreements:
+            click.secho(line, fg="red", err=True)
     elif problem:
         click.secho(problem, fg="red", err=True)
 

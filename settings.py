@@ -97,6 +97,12 @@ class Settings(BaseSettings):
     decisions_topic: str = Field(
         "decisions", alias="DECISIONS_TOPIC", description="What was decided about replicas and commands; compacted."
     )
+    checkpoints_topic: str = Field(
+        "checkpoints", alias="CHECKPOINTS_TOPIC", description="What each replica's graph holds every 1,024 commands."
+    )
+    verifications_topic: str = Field(
+        "verifications", alias="VERIFICATIONS_TOPIC", description="What `verify` is answered."
+    )
     reply_topics: str = Field(
         "",
         alias="REPLY_TOPICS",
@@ -128,6 +134,13 @@ class Settings(BaseSettings):
     )
     apply_batch: int = Field(
         500, alias="APPLY_BATCH", ge=1, le=10_000, description="Commands that may share one transaction."
+    )
+
+    verify_every_s: float = Field(
+        0.0,
+        alias="VERIFY_EVERY_S",
+        ge=0,
+        description="Compare the replicas' whole graphs where nobody did for so many seconds; 0: never.",
     )
 
     @field_validator("brokers")

@@ -7,6 +7,7 @@ A command is declared with ``@main.command()``; being a `Command`, it turns what
     2  wrong usage, or a wrong setting in the environment
     3  no answer in time
     4  rejected: what was asked for cannot be done, and would not be next time
+    5  the replicas differ (`verify`)
 
 With ``--json`` (see `json_option`) it prints one JSON object, also when it fails: ``{"error": {...}}``.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import tempfile
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Columns:
         self._map = mmap.mmap(self._file.fileno(), 0)
         whole = memoryview(self._map)
         self._views = [whole[: 8 * size].cast("Q"), whole[8 * size : 16 * size].cast("Q")]
-        self._views.append(cast("memoryview[int]", whole[16 * size : WIDTH * size].cast("I")))
+        self._views.append(whole[16 * size : WIDTH * size].cast("I"))
         self._whole = whole
         self.own, self.around, self._label_sets = self._views
 

@@ -23,6 +23,7 @@ from replica.query import Queries
 from tasks import wire
 from tasks.applying import Applying
 from tasks.commands import CommandActor, CommandFunction, CommandGuard
+from tasks.comparing import Comparing
 from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
@@ -69,9 +70,12 @@ class App:
         self.decisions_topic = TopicSpec(
             settings.topic(settings.decisions_topic), 1, FOR_EVER, exact=True, compacted=True
         )
+        self.checkpoints_topic = TopicSpec(settings.topic(settings.checkpoints_topic), 1, 7 * DAY_S, exact=True)
+        self.verifications_topic = TopicSpec(settings.topic(settings.verifications_topic), 1, DAY_S, exact=True)
         self.broker = self._broker()
         self._drivers = _PerProcess(lambda: connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password))
         self._queries = _PerProcess(self._make_queries)
+        self._comparing = _PerProcess(lambda: Comparing(self, self._drivers.get))
         self._applying = _PerProcess(self._make_applying)
         self._answering = Answering(settings, self.broker, self._queries.get, self.response_topic)
         self.replies = Replies(self.broker, self.response_topic, timeout_s=ASK_S)
@@ -87,7 +91,8 @@ class App:
     def topics(self) -> tuple[TopicSpec, ...]:
         """Every topic that the replicas need, in the order in which a person would name them."""
         read_by_all = (self.outcomes_topic, self.replicas_topic, self.decisions_topic)
-        return (self.command_topic, self.request_topic, self.response_topic, *read_by_all)
+        compared = (self.checkpoints_topic, self.verifications_topic)
+        return (self.command_topic, self.request_topic, self.response_topic, *read_by_all, *compared)
 
     def _broker(self) -> KafkaBroker:
         client: dict[str, Any] = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}
@@ -171,6 +176,7 @@ class App:
             reports=self.outcomes_topic,
             registry=Registry(self.settings, self.broker, self.replicas_topic, self._drivers.get),
             decisions=self.decisions,
+            comparing=self._comparing.get(),
         )
 
     # Actors.
@@ -243,6 +249,9 @@ class App:
             driver.close()
         self._queries.drop()
         self._applying.drop()
+        comparing = self._comparing.drop()
+        if comparing is not None:
+            comparing.close()
 
 
 class _PerProcess(Generic[T]):

@@ -14,6 +14,7 @@ from replica.errors import Halted, Unavailable
 from tasks import wire
 from tasks.outcomes import Rejection, Report
 from tasks.standing import Standing
+from tasks.verifying import parts
 
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from brokers.topics import TopicSpec
     from replica.statement import Applied
     from settings import Settings
+    from tasks.comparing import Comparing
     from tasks.decisions import Decisions
     from tasks.registry import Registry
 
@@ -44,12 +46,14 @@ class Applying:
         reports: TopicSpec,
         registry: Registry,
         decisions: Decisions,
+        comparing: Comparing,
     ) -> None:
         self._settings = settings
         self._broker = broker
         self._driver = driver
         self._reports, self._registry = reports, registry
         self._standing = Standing(decisions, settings.group_id)
+        self._comparing = comparing
         self._applier: Applier | None = None
         self._topic_id = ""
 
@@ -78,6 +82,7 @@ class Applying:
             raise StartUnknown(f"replica {self._settings.group_id}: the position was lost while it was read")
         if unreported is not None:
             self._report(unreported)
+        self._comparing.begin(topic_id, applier.checkpoints)
         logger.info("replica_started replica=%s position=%d", self._settings.group_id, position.offset)
         return position.offset + 1
 
@@ -104,8 +109,10 @@ class Applying:
         self._standing.before_apply()
         if self._applier is None:
             raise StartUnknown("commands came before their start")
-        commands = [wire.command_of(message, message.record.offset) for message in messages]
-        self._report(self._applier.apply(commands))
+        for part in parts(messages):
+            applied = self._applier.apply([wire.command_of(message, message.record.offset) for message in part])
+            self._report(applied)
+            self._comparing.passed(part, applied.checkpoints, self._applier.position)
 
     def _report(self, applied: Applied) -> None:
         report = Report(

@@ -7,7 +7,6 @@ is the wrong one it puts itself in quarantine, which stops the applier and is th
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,7 +115,10 @@ def take(ledger: Ledger, said: Said | Anew) -> None:
 
 
 class Watch:
-    """One replica's part: it says its checkpoints, hears those of the others, and draws the conclusion.  Any thread."""
+    """One replica's part: it says its checkpoints, hears those of the others, and draws the conclusion.
+
+    The applier's threads take turns in it; of each process its own.
+    """
 
     def __init__(
         self, broker: KafkaBroker, spec: TopicSpec, decisions: Decisions, replica: str, *, timeout_s: float
@@ -130,7 +132,6 @@ class Watch:
         self._reset()
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._reader: TopicReader | None = None
         self._topic_id = ""
         self._ledger = Ledger()
@@ -145,10 +146,11 @@ class Watch:
         Raises:
           Unreachable: no Kafka server answers.
         """
-        with self._lock:
-            if self._pid != os.getpid() or self._topic_id != topic_id:
-                self.close()
+        if self._topic_id != topic_id:
+            self.close()  # without the lock: the reader's thread may wait for it
+            with self._lock:
                 self._reset()
+        with self._lock:
             self._topic_id = topic_id
             self._ledger.forget(self._replica)
             self._told.clear()
@@ -225,7 +227,7 @@ class Watch:
         """Stop reading.  Idempotent; `begin` reads again."""
         with self._lock:
             reader, self._reader = self._reader, None
-        if reader is not None and self._pid == os.getpid():
+        if reader is not None:
             reader.close()
 
 

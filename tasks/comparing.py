@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dramatiq.errors import BrokerError
+
+from brokers.errors import StartUnknown
 from tasks import verified
 from tasks.checkpoints import Watch
 from tasks.verifying import Schedule, Verifying
@@ -43,9 +46,16 @@ class Comparing:
         self._topic_id = ""
 
     def begin(self, topic_id: str, checkpoints: Iterable[Checkpoint]) -> None:
-        """The applier starts, on a graph that keeps *checkpoints*.  Raises as `Watch.begin`."""
+        """The applier starts, on a graph that keeps *checkpoints*.
+
+        Raises:
+          StartUnknown: Kafka is out of reach just now.
+        """
         self._topic_id = topic_id
-        self._watch.begin(topic_id, checkpoints)
+        try:
+            self._watch.begin(topic_id, checkpoints)
+        except BrokerError as exc:
+            raise StartUnknown(f"replica {self._app.settings.group_id}: {exc}") from exc
         if self._schedule is None and self._app.settings.verify_every_s > 0:
             self._schedule = Schedule(self._app, self._verifying, self._app.settings.verify_every_s)
 

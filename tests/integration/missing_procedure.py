@@ -1,29 +1,29 @@
-"""Imported by a worker: its server seems to lack one procedure that the others have."""
+"""Imported by a worker: its server seems to lack a procedure, and a function, that the others have."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from neo4j import Transaction
 from neo4j.exceptions import ClientError
 
-from replica.transactions import Writer
+
+#: What a text has to contain, and what the server says of it then.
+CODES = {
+    "missing_procedure": "Neo.ClientError.Procedure.ProcedureNotFound",
+    "missing_function": "Neo.ClientError.Statement.SyntaxError",
+}
+
+_run = Transaction.run
 
 
-MISSING = "db.labels"
-
-_run = Writer._run
-
-
-def _without(self: Writer, tx: Any, text: str, parameters: Any, span: tuple[int, int], *, as_written: bool) -> Any:
-    if MISSING in text:
-        error = ClientError(f"There is no procedure with the name `{MISSING}` registered for this database instance")
-        error._neo4j_code = "Neo.ClientError.Procedure.ProcedureNotFound"
-
-        def fail() -> None:
+def _without(self: Transaction, query: Any, parameters: Any = None, **kwparameters: Any) -> Any:
+    for name, code in CODES.items():
+        if name in str(query):
+            error = ClientError(f"There is no such thing as `{name}` on this server")
+            error._neo4j_code = code
             raise error
-
-        self._judged(fail, span, as_written=True)
-    return _run(self, tx, text, parameters, span, as_written=as_written)
+    return _run(self, query, parameters, **kwparameters)
 
 
-Writer._run = _without  # type: ignore[method-assign]  # that is what this module is for
+Transaction.run = _without  # type: ignore[method-assign]  # that is what this module is for

@@ -24,6 +24,7 @@ from replica.driver import connect
 from replica.errors import PositionMoved, Unavailable
 from replica.statement import Command, Statement
 from tasks import commands
+from tasks.checkpoints import disagreements
 from tasks.errors import ReplicasDisagree
 from tests.integration.test_replica_faults import COMMIT, Proxy
 from tests.integration.test_tasks_divergence import fill_a_segment, names, tamper, verify
@@ -93,6 +94,22 @@ def test_an_offset_that_was_skipped_is_found(replicas: Replicas) -> None:
     replicas.start(3)
     fill_a_segment(replicas)
     assert "nodes:" in quarantined(replicas, 3).reason
+    made_anew(replicas, 3)
+
+
+def made_anew(replicas: Replicas, number: int) -> None:
+    """Empty the graph, and let it replay the log: what it said before counts no more."""
+    app, server = replicas.apps[0], replicas.servers[number - 1]
+    replicas.stop(number)
+    with connect(server.uri, server.user, server.password) as driver:
+        empty(driver)
+    app.decisions.withdraw("quarantine", names(replicas)[number - 1])
+    replicas.start(number)
+    passed(replicas, app.run_command.send("RETURN 1").position())
+    topic_id = app.broker.topics.identity(app.command_topic.name)
+    wait_until(lambda: not disagreements(app.broker, app.checkpoints_topic, topic_id, timeout_s=10), 30, "all to agree")
+    assert verify(replicas)[1]["verdict"] == "same"
+    assert app.decisions.of("quarantine") == {}
 
 
 def test_a_position_that_was_set_back_is_found(replicas: Replicas) -> None:
@@ -130,30 +147,40 @@ def test_a_command_that_fails_on_one_replica_only_is_found(replicas: Replicas) -
     assert "rejected commands (chain)" in quarantined(replicas, 3).reason
 
 
-def test_an_index_that_a_procedure_needs_and_one_replica_has_lost_is_found(replicas: Replicas) -> None:
-    """The procedure fails there alone."""
-    app = replicas.apps[0]
-    app.run_command.send("CREATE FULLTEXT INDEX words FOR (a:A) ON EACH [a.text]").wait(applied="all", timeout=60)
-    tamper(replicas.servers[2], "DROP INDEX words")
-    text = "CALL db.index.fulltext.queryNodes('words', 'x') YIELD node SET node.found = true"
-    with pytest.raises(ReplicasDisagree, match=r"rejected by .*replica-3"):
-        app.run_command.send(text).wait(applied="all", timeout=60)
-    fill_a_segment(replicas)
-    assert "rejected commands (chain)" in quarantined(replicas, 3).reason
-
-
 def test_a_procedure_that_is_missing_on_one_replica_holds_it_there(replicas: Replicas) -> None:
     """It skips nothing and differs in nothing: it stands, and says at which command and why."""
     app = replicas.apps[0]
     replicas.stop(3)
     replicas.start(3, modules=("tasks", "tests.integration.missing_procedure"))
-    receipt = app.run_command.send("CALL db.labels() YIELD label MATCH (a:A {k: label}) SET a.found = true")
+    receipt = app.run_command.send("CREATE (:N {missing_procedure: true})")
     receipt.wait(applied=2, timeout=60)
     row = wait_until(lambda: state_of(replicas, 3, "held"), 60, "the replica to be held")
     assert row is not None
     assert f"offset {receipt.position()} is held" in row["why"]
     assert "ProcedureNotFound" in row["why"]
     assert app.decisions.of("quarantine") == {}
+
+
+def test_a_function_that_is_missing_on_one_replica_is_found(replicas: Replicas) -> None:
+    """Its server calls that a mistake in the text, as every server would of a function that nobody has."""
+    app = replicas.apps[0]
+    replicas.stop(3)
+    replicas.start(3, modules=("tasks", "tests.integration.missing_procedure"))
+    with pytest.raises(ReplicasDisagree, match=r"rejected by .*replica-3"):
+        app.run_command.send("CREATE (:N {missing_function: true})").wait(applied="all", timeout=60)
+    fill_a_segment(replicas)
+    assert "rejected commands (chain)" in quarantined(replicas, 3).reason
+
+
+def test_values_that_were_swapped_are_found_on_schedule(
+    kafka: str, neo4j_servers: tuple[Neo4jServer, ...], tmp_path: Path
+) -> None:
+    """No count shows it; whole graphs are compared though nobody asks, and though no command comes."""
+    with replicas_of(kafka, neo4j_servers, tmp_path, VERIFY_EVERY_S="2") as replicas:
+        app = replicas.app()
+        app.run_command.send("CREATE (:A {k: 1, v: 'x'}), (:A {k: 2, v: 'y'})").wait(applied=3, timeout=90)
+        tamper(replicas.servers[1], "MATCH (a:A {k: 1}), (b:A {k: 2}) SET a.v = 'y', b.v = 'x'")
+        assert "checksum of the whole graph" in quarantined(replicas, 2).reason
 
 
 def state_of(replicas: Replicas, number: int, state: str) -> dict[str, Any] | None:
@@ -172,7 +199,8 @@ def test_a_topic_that_was_made_anew_stops_every_replica(kafka: str, neo4j: Neo4j
         app.run_command.send("CREATE (:A)").wait(applied=1, timeout=60)
         replicas.stop(1)
         name = app.command_topic.name
-        AdminClient({"bootstrap.servers": kafka}).delete_topics([name])[name].result(30)
+        admin = AdminClient({"bootstrap.servers": kafka})
+        admin.delete_topics([name])[name].result(30)
         wait_until(lambda: app.broker.topics.partitions(name) is None, 30, "the topic to be gone")
         fresh = replicas.app()
         wait_until(lambda: fresh.broker.topics.ensure(fresh.command_topic), 30, "the topic to be there again")

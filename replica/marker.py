@@ -80,6 +80,10 @@ MERGE (m:_KafkaPosition {topic: $__topic, partition: $__partition})
 ON CREATE SET m = $__marker
 """
 
+#: A topic id that begins so is none: a snapshot is being restored into this graph, or was and did not get to its end.
+#: No applier follows it, and no query is answered.
+RESTORING: Final = "restoring snapshot "
+
 #: Attempts to read a marker that is not there, or only just.
 _READS: Final = 3
 

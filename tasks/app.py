@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import dramatiq
+    import neo4j
 
     from brokers.reader import RecordMessage
     from brokers.records import Record
@@ -81,6 +82,10 @@ class App:
     def topics(self) -> tuple[TopicSpec, ...]:
         """Every topic that the replicas need, in the order in which a person would name them."""
         return (self.command_topic, self.request_topic, self.response_topic, self.outcomes_topic, self.replicas_topic)
+
+    def driver(self) -> neo4j.Driver:
+        """This process's driver of the replica's database."""
+        return self._drivers.get()
 
     def _broker(self) -> KafkaBroker:
         client: dict[str, Any] = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}

@@ -20,6 +20,7 @@ from ops.dead_cli import dead
 from ops.delayed_cli import delayed
 from ops.keys_cli import keys
 from ops.replica_cli import print_replicas, replica
+from ops.snapshot_cli import snapshot
 
 
 if TYPE_CHECKING:
@@ -322,6 +323,7 @@ def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: boo
 
 main.add_command(keys)
 main.add_command(claims)
+main.add_command(snapshot)
 
 
 def _status(stack: Stack) -> dict[str, object]:

@@ -84,6 +84,12 @@ class Settings(BaseSettings):
         le=3_900_000,
         description="The largest record of a message; what is larger goes to the claim store, or is refused.",
     )
+    snapshot_store: str | None = Field(
+        None,
+        alias="SNAPSHOT_STORE",
+        pattern=r"^(file:///.|s3://.)",
+        description="Where snapshots lie: `file:///folder` or `s3://bucket/prefix`.",
+    )
     topic_prefix: str = Field("", alias="B_TOPIC_PREFIX", description="Put before every topic name.")
     command_topic: str = Field(
         "command", alias="COMMAND_TOPIC", description="The ordered log of writes; one partition."

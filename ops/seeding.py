@@ -16,23 +16,24 @@ Begun again after a kill, it begins with the first step.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dramatiq
 
-from ops import snapshots, verifying
+from ops import snapshots
 from ops.connection import connected
 from ops.errors import NotAReplica, ReplicaBusy
 from ops.progress import Step
 from ops.replicas import ASK_S, log_bounds, rows
 from replica import emptying, recovery
+from replica.checksum import checksum
 from replica.driver import connect
-from replica.errors import Halted, SnapshotUnknown, Unavailable
+from replica.errors import Halted, QueryUnavailable, Unavailable
 from replica.marker import Key
 from replica.server import server_facts
-from replica.snapshot_catalogue import newest
+from replica.snapshot_catalogue import listed
 from replica.transactions import Database
 from tasks.app import COMMANDS
 from tasks.registry import others_that_differ, registrations
@@ -52,14 +53,19 @@ if TYPE_CHECKING:
 #: Seconds between two looks at the position of a replica that catches up.
 POLL_S = 0.2
 
+#: Times that two replicas are read, in the hope that both are at the same command.
+MEETINGS = 20
+
 #: Seconds without a step forward after which nobody waits any longer.
 STALLED_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Seeded:
-    """What became of it.  *snapshot* is the name of the one that was restored, *checksum* what its graph has in common
-    with that of *equals*; none where there is no other replica.
+    """What became of it.
+
+    *snapshot* is the name of the one that was restored, *checksum* what its graph has in common with those of *equals*;
+    none where there is no other replica.
     """
 
     replica: str
@@ -91,7 +97,7 @@ def add(settings: Settings, wish: Wish, show: Progress) -> Seeded:
         seeding.require_new()
         seeding.require_alike()
         seeding.require_empty()
-        seeding.quarantine(f"it is being added, and not ready; `replica repair {settings.group_id}` ends what was begun")
+        seeding.quarantine("it is being added, and not ready")
         return seeding.seed()
 
 
@@ -104,7 +110,7 @@ def repair(settings: Settings, wish: Wish, show: Progress) -> Seeded:
         seeding = _Seeding(app, driver, wish, show)
         seeding.require_ours()
         seeding.require_alike()
-        seeding.quarantine("it is being repaired; begin again where that has ended")
+        seeding.quarantine("it is being repaired, and not ready")
         seeding.empty()
         return seeding.seed()
 
@@ -178,8 +184,8 @@ class _Seeding:
         if found and not self._wish.force:
             words = "; ".join(f"{other} ({', '.join(differences)})" for other, differences in found.items())
             raise NotAReplica(
-                f"the server at {self._settings.neo4j_uri} differs from {words}: the same commands may do something else"
-                " there. Set it like the others, or say --force"
+                f"the server at {self._settings.neo4j_uri} differs from {words}: the same commands may do something"
+                " else there. Set it like the others, or say --force"
             )
 
     def require_empty(self) -> None:
@@ -241,12 +247,10 @@ class _Seeding:
         """The newest one that somebody has read to its end."""
         if self._wish.store is None and self._settings.snapshot_store is None:
             return None
-        store = snapshots.store_of(self._settings, self._wish.store)
-        try:
-            found = newest(store, self._key.topic, self._topic_id, log_start=first, at_most=None, verified=True)
-        except SnapshotUnknown:
-            return None
-        return found.name
+        rows_there = listed(snapshots.store_of(self._settings, self._wish.store))
+        good = [row for row in rows_there if row.verified_at and row.topic_id == self._topic_id]
+        usable = [row.name for row in good if row.topic == self._key.topic and row.offset + 1 >= first]
+        return usable[-1] if usable else None
 
     def _has_worker(self) -> bool:
         return any(row.worker for row in rows(self._app) if row.name == self._name)
@@ -293,18 +297,30 @@ class _Seeding:
         if not self._registrations().keys() - {self._name}:
             self._show(Step("verify", "there is no other replica", finished=True))
             return (), None
-        told = verifying.verify(self._settings, timeout_s=VERIFY_S, pause_s=VERIFY_S, show=self._show)
-        digests = {row.replica: row.digest for row in told.rows if row.digest is not None}
-        mine = digests.pop(self._name, None)
-        if mine is None or not digests:
+        found = {name: self._compare(one) for name, one in self._registrations().items() if name != self._name}
+        mine = {pair[0] for pair in found.values() if pair is not None}
+        if not mine:
             raise NotAReplica(
-                f"{self._name} has caught up, and its graph could not be compared with any other:"
-                f" {'; '.join(f'{row.replica}: {row.problem}' for row in told.rows if row.problem)}. It stays"
-                f" quarantined; repair it when that is mended"
+                f"{self._name} has caught up, and its graph could not be compared with any other: none was at the same"
+                " command while both were read. It stays quarantined; repair it when the others' workers run"
             )
-        if set(digests.values()) != {mine}:
-            raise NotAReplica(f"{self._name} has caught up, and stays quarantined. {told.summary()}")
-        return tuple(sorted(digests)), mine
+        differ = [name for name, pair in found.items() if pair is not None and pair[0] != pair[1]]
+        if differ:
+            raise NotAReplica(f"{self._name} has caught up, and its graph is not that of {', '.join(sorted(differ))}")
+        return tuple(sorted(name for name, pair in found.items() if pair is not None)), mine.pop()
+
+    def _compare(self, other: Registration) -> tuple[str, str] | None:
+        """Both checksums at one position; none where they did not meet."""
+        self._show(Step("verify", f"compared with {other.replica}"))
+        user, password = self._settings.neo4j_user, self._settings.neo4j_password
+        with connect(other.neo4j_uri, user, password) as driver:
+            for _ in range(MEETINGS):
+                with suppress(QueryUnavailable):
+                    mine, theirs = (checksum(one, self._settings.neo4j_database) for one in (self._driver, driver))
+                    if mine.position == theirs.position:
+                        return mine.digest, theirs.digest
+                time.sleep(POLL_S)
+        return None
 
     def _teller(self, name: str) -> Tell:
         return snapshots.teller(name, self._show)

@@ -17,6 +17,7 @@ from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deter
 from replica.schema import SchemaChange
 from replica.statement import Applied, Outcome, Position
 from replica.transactions import ENCODING_ERRORS, Database, Failed, Moved, Writer
+from replica.waiting import for_whom
 
 
 if TYPE_CHECKING:
@@ -220,9 +221,9 @@ class Applier:
             [command], self._current(), published=self._returned, verdicts={command.offset: outcome}
         )
 
-    @staticmethod
-    def _hold(offset: int, error: Exception) -> NoReturn:
-        raise Held(offset, code_of(error), message_of(error), retry_after_s=pause_s(error)) from error
+    def _hold(self, offset: int, error: Exception) -> NoReturn:
+        reason = message_of(error) + for_whom(self._database, code_of(error))
+        raise Held(offset, code_of(error), reason, retry_after_s=pause_s(error)) from error
 
 
 def _parts(commands: Sequence[Command], failure: Failed) -> Iterator[Sequence[Command]]:

@@ -23,7 +23,9 @@ from replica.statement import Position
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from replica.marker import Runner
 
 _MODULUS: Final = 1 << 128
 _FETCH_SIZE: Final = 5000
@@ -76,17 +78,19 @@ def _checksum(driver: neo4j.Driver, database: str) -> Checksum:
     session = driver.session(database=database, default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCH_SIZE)
     with session, session.begin_transaction() as tx:
         before = _position(tx)
-        total = _Sums()
-        hashes = total.add_nodes(tx)
-        total.add_relationships(tx, hashes)
-        total.add_schema(tx)
+        total = Sums()
+        hashes = total.add_nodes(_rows(tx, _NODES))
+        total.add_relationships(_rows(tx, _RELATIONSHIPS), hashes)
+        total.add_schema(schema_rows(tx))
         if _position(tx) != before:
             message = "commands were applied while the checksum ran: pause the applier and try again"
             raise QueryUnavailable("Replica.PositionMoved", message)
     return Checksum(total.nodes, total.relationships, total.digest(), before)
 
 
-class _Sums:
+class Sums:
+    """The checksum of a graph while its rows go by: nodes, then relationships, then the schema."""
+
     def __init__(self) -> None:
         self.nodes = 0
         self.relationships = 0
@@ -95,18 +99,19 @@ class _Sums:
         self._refined_sum = 0
         self._schema_sum = 0
 
-    def add_nodes(self, tx: neo4j.Transaction) -> dict[int, int]:
+    def add_nodes(self, rows: Iterable[Sequence[Any]]) -> dict[int, int]:
+        """Add rows of id, labels and properties; give the hash of each id."""
         hashes: dict[int, int] = {}
-        for node, labels, properties in _rows(tx, _NODES):
+        for node, labels, properties in rows:
             hashes[node] = code = _hash("n", sorted(labels), properties)
             self._node_sum += code
         self.nodes = len(hashes)
         return hashes
 
-    def add_relationships(self, tx: neo4j.Transaction, hashes: dict[int, int]) -> None:
-        """Sum the relationships, and what each node sees over them."""
+    def add_relationships(self, rows: Iterable[Sequence[Any]], hashes: dict[int, int]) -> None:
+        """Add rows of type, properties and both ids, and what each node sees over them."""
         around: dict[int, int] = {}
-        for kind, properties, start, end in _rows(tx, _RELATIONSHIPS):
+        for kind, properties, start, end in rows:
             content = _hash("r", kind, properties)
             a, b = hashes.get(start, 0), hashes.get(end, 0)  # 0: the position's node, the same everywhere
             self._relationship_sum += _mix(b"r", content, a, b)
@@ -115,18 +120,24 @@ class _Sums:
             self.relationships += 1
         self._refined_sum = sum(_mix(b"v", code, around.get(node, 0)) for node, code in hashes.items())
 
-    def add_schema(self, tx: neo4j.Transaction) -> None:
-        for statement in (_CONSTRAINTS, _INDEXES):
-            for row in _rows(tx, statement):
-                if row[3] != ["_KafkaPosition"]:
-                    self._schema_sum += _hash("s", row)
+    def add_schema(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Add `schema_rows`."""
+        for row in rows:
+            self._schema_sum += _hash("s", row)
 
     def digest(self) -> str:
+        """All of it in 32 hexadecimal digits."""
         sums = (self._node_sum, self._relationship_sum, self._refined_sum, self._schema_sum)
         return f"{_mix(b'g', self.nodes, self.relationships, *(total % _MODULUS for total in sums)):032x}"
 
 
-def _rows(tx: neo4j.Transaction, statement: LiteralString) -> Iterator[list[Any]]:
+def schema_rows(tx: Runner) -> list[list[Any]]:
+    """What there is of constraints and indexes, the position's own excepted."""
+    found = [row for statement in (_CONSTRAINTS, _INDEXES) for row in _rows(tx, statement)]
+    return [row for row in found if row[3] != ["_KafkaPosition"]]
+
+
+def _rows(tx: Runner, statement: LiteralString) -> Iterator[list[Any]]:
     for record in tx.run(statement):
         yield list(record)
 

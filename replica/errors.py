@@ -17,7 +17,9 @@
     +-- SnapshotError
     |   +-- SnapshotBroken     a snapshot is not as it was written          not retryable
     |   +-- SnapshotRefused    it cannot be taken, or not go into that graph not retryable
+    |   +-- SnapshotUnknown    there is none of that name                   not retryable
     |   +-- SnapshotFailed     the server failed on the way; begin again    retryable
+    |   +-- SnapshotStoreAway  the place of the snapshots is out of reach   retryable
     +-- ValueNotEncodable      (a TypeError)                                 not retryable
     +-- ValueNotDecodable      (a ValueError)                                not retryable
 
@@ -159,5 +161,15 @@ class SnapshotRefused(SnapshotError):
 
 class SnapshotFailed(SnapshotError):
     """The database failed on the way.  Nothing is left that could be taken for a snapshot or a replica: begin again."""
+
+    retryable = True
+
+
+class SnapshotUnknown(SnapshotError):
+    """There is no snapshot of that name, or none that fits."""
+
+
+class SnapshotStoreAway(SnapshotError):
+    """The folder or the bucket cannot be used now."""
 
     retryable = True

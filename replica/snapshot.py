@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, LiteralString
 import neo4j
 from neo4j.exceptions import DriverError, Neo4jError
 
-from replica import values
+from replica import statement, values
+from replica.checksum import Checksum, Sums
 from replica.errors import SnapshotBroken, SnapshotFailed, SnapshotRefused
 from replica.marker import LOCK, RESTORING
 from replica.outcomes import code_of, message_of
 from replica.snapshot_format import NODES, RELATIONSHIPS, VERSION, Block, End, Header, Position, Sink, Source
 from replica.snapshot_schema import read_schema
+from replica.waiting import METADATA_KEY
 
 
 if TYPE_CHECKING:
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
     from replica.marker import Key, Runner
     from replica.snapshot_schema import Tell
 
-#: What the open transaction says of itself in SHOW TRANSACTIONS, for whoever waits for its lock.
-METADATA: Final = {"neo4j-kafka": "snapshot"}
+_METADATA: Final = {METADATA_KEY: "snapshot"}
 
 #: Elements on their way from the server, and how often progress is told.
 FETCH_SIZE: Final = 1000
@@ -73,7 +74,7 @@ def create(driver: neo4j.Driver, database: str, key: Key, file: BinaryIO, tell: 
     try:
         session = driver.session(database=database, default_access_mode=neo4j.WRITE_ACCESS, fetch_size=FETCH_SIZE)
         # No time limit: that of the server's configuration would end a long snapshot.
-        with session, session.begin_transaction(timeout=0, metadata=METADATA) as tx:
+        with session, session.begin_transaction(timeout=0, metadata=_METADATA) as tx:
             tell("waiting for the applier", 0, 0)
             header = _header(tx, key)
             sink = Sink(file, header)
@@ -86,15 +87,41 @@ def create(driver: neo4j.Driver, database: str, key: Key, file: BinaryIO, tell: 
 def verify(file: BinaryIO, name: str, tell: Tell) -> Taken:
     """Read a snapshot to its end and compare every checksum and count; every value is decoded.
 
-    Raises `SnapshotBroken`, `ValueNotDecodable` and `OSError`.
+    Raises `SnapshotBroken` and `OSError`.
     """
     source = Source(file, name)
     for block in source.blocks():
-        _check_elements(block, source.header, name)
+        for _ in elements(block, source.header, name):
+            pass
         tell(*told(block.kind, block.first + len(block.elements), source.header))
+    return Taken(source.header, _end(source))
+
+
+def checksum_of(file: BinaryIO, name: str, tell: Tell) -> Checksum:
+    """As `verify`; gives what `replica.checksum` gives of the graph that the snapshot is of.
+
+    Takes as much time and memory as that.
+    """
+    source = Source(file, name)
+    header, sums = source.header, Sums()
+    hashes: dict[int, int] = {}
+    for block in source.blocks():
+        found = enumerate(elements(block, header, name), block.first)
+        if block.kind == NODES:
+            hashes |= sums.add_nodes([(number, *element) for number, element in found])
+        else:
+            sums.add_relationships([(kind, rest, a, b) for _, (kind, a, b, rest) in found], hashes)
+        tell(*told(block.kind, block.first + len(block.elements), header))
+    sums.add_schema(header.schema.rows)
+    end, at = _end(source), header.position
+    position = statement.Position(at.topic, at.topic_id, at.partition, at.offset)
+    return Checksum(end.nodes, end.relationships, sums.digest(), position)
+
+
+def _end(source: Source) -> End:
     if source.end is None:
         raise AssertionError("unreachable: `blocks` ends with the end, or raises")
-    return Taken(source.header, source.end)
+    return source.end
 
 
 def counted(runner: Runner) -> tuple[int, int, int]:
@@ -113,7 +140,9 @@ def _header(tx: neo4j.Transaction, key: Key) -> Header:
         )
     marker: dict[str, Any] = found["marker"]
     if marker["topic_id"].startswith(RESTORING):
-        raise SnapshotRefused("a restore into this database has not ended: restore it again, and then take the snapshot")
+        raise SnapshotRefused(
+            "a restore into this database has not ended: restore it again, and then take the snapshot"
+        )
     nodes, relationships, markers = counted(tx)
     if markers != 1:
         raise SnapshotRefused("the database follows several logs: a snapshot is of one log, and would lose the others")
@@ -186,17 +215,27 @@ def told(kind: bytes, done: int, header: Header) -> tuple[str, int, int]:
     return "relationships", done, header.relationships
 
 
-def _check_elements(block: Block, header: Header, name: str) -> None:
-    """Decode every value, and look whether relationships end at nodes that there are."""
+def elements(block: Block, header: Header, name: str) -> Iterator[list[Any]]:
+    """Labels and properties, or type, both ends' numbers and properties, of each element, decoded and checked.
+
+    Raises `SnapshotBroken` for what cannot be restored.
+    """
     try:
         for element in block.elements:
-            if block.kind == NODES:
-                labels, properties = element
-                good = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
-            else:
-                kind, start, end, properties = element
-                good = isinstance(kind, str) and 0 <= start < header.nodes and 0 <= end < header.nodes
-            if not good or not isinstance(values.decode(properties, "properties"), dict):
-                raise ValueError("neither a node nor a relationship between nodes")  # noqa: TRY004 - one kind of damage
+            *_, typed = element
+            properties = values.decode(typed, "properties")
+            _require(block.kind, element, properties, header.nodes)
+            yield [*element[:-1], properties]
     except (ValueError, TypeError) as error:
         raise SnapshotBroken(f"{name} has an element that cannot be restored: {error}") from error
+
+
+def _require(kind: bytes, element: list[Any], properties: Any, nodes: int) -> None:
+    if kind == NODES:
+        labels, _ = element
+        good = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    else:
+        type_, start, end, _ = element
+        good = isinstance(type_, str) and 0 <= start < nodes and 0 <= end < nodes
+    if not good or not isinstance(properties, dict):
+        raise ValueError("neither a node nor a relationship between nodes")

@@ -17,29 +17,32 @@ from __future__ import annotations
 
 import uuid
 from array import array
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, LiteralString
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, LiteralString, TypeVar
 
-import neo4j
 from neo4j.exceptions import DriverError, Neo4jError
 
 from replica import values
-from replica.ahead import ahead
-from replica.errors import SnapshotBroken, SnapshotFailed, SnapshotRefused, ValueNotDecodable
+from replica.errors import SnapshotFailed, SnapshotRefused
 from replica.marker import LOCK, RESTORING, Key, Marker
 from replica.outcomes import code_of, message_of
 from replica.recovery import constrain, refuse_unless_empty
-from replica.snapshot import counted, told
+from replica.snapshot import counted, elements, told
 from replica.snapshot_format import NODES, Block, Header
 from replica.snapshot_schema import differences, drop_schema, make_schema, read_schema
 from replica.transactions import Database
+from replica.waiting import METADATA_KEY, for_whom
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import neo4j
+
     from replica.snapshot_format import Source
     from replica.snapshot_schema import Tell
+
+T = TypeVar("T")
 
 # nodes -- One block; the number comes back with the id, since nothing promises an order.
 _NODES: Final[LiteralString] = """
@@ -60,6 +63,8 @@ _SETTLE: Final[LiteralString] = """
 MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition}) SET m = $__marker
 """
 _ALIVE: Final[LiteralString] = "RETURN 1"
+
+_METADATA: Final = {METADATA_KEY: "restore"}
 
 #: Seconds to wait for the claim's lock: whoever holds it is restoring, and will not be done soon.
 _LOCK_S: Final = 5.0
@@ -95,7 +100,7 @@ class _Restore:
 
     def run(self) -> Header:
         self._take_claim()
-        with self._database.session() as session, session.begin_transaction(timeout=0) as tx:
+        with self._database.session() as session, session.begin_transaction(timeout=0, metadata=_METADATA) as tx:
             self._require_claim(tx)
             self._fill(tx)
             self._settle(tx)
@@ -110,8 +115,7 @@ class _Restore:
             constrain(self._database)
         with self._database.session() as session, session.begin_transaction(timeout=_LOCK_S) as tx:
             mine = Marker(self._claim, offset=-1, published=-1)
-            self._key.begin(tx, mine)
-            there = self._lock(tx)
+            there = self._begun(tx, mine)
             if there != self._claim and not there.startswith(RESTORING):
                 raise SnapshotRefused(
                     f"the database already follows topic {self._key.topic} (id {there}): a snapshot goes into an empty "
@@ -119,6 +123,16 @@ class _Restore:
                 )
             self._key.move(tx, mine)
             tx.commit()
+
+    def _begun(self, tx: neo4j.Transaction, mine: Marker) -> str:
+        """Make the position's node unless it is there; lock it, and say whose it is."""
+        try:
+            self._key.begin(tx, mine)
+            return self._lock(tx)
+        except Neo4jError as error:
+            if whom := for_whom(self._database, code_of(error)):
+                raise SnapshotRefused(f"this restore did not begin{whom}") from error
+            raise
 
     def _require_claim(self, tx: neo4j.Transaction) -> None:
         if self._lock(tx) != self._claim:
@@ -131,11 +145,10 @@ class _Restore:
     def _fill(self, tx: neo4j.Transaction) -> None:
         with self._database.session() as session:
             self._empty(session)
-            with ahead(self._prepared()) as blocks:
-                for block, rows in blocks:
-                    tx.run(_ALIVE).consume()  # keeps the lock's connection from idling, and stops us where it is lost
-                    self._write(session, block, rows)
-                    self._tell(*told(block.kind, block.first + len(rows), self._header))
+            for block, rows in _ahead(self._prepared()):
+                tx.run(_ALIVE).consume()  # keeps the lock's connection from idling, and stops us where it is lost
+                self._write(session, block, rows)
+                self._tell(*told(block.kind, block.first + len(rows), self._header))
             make_schema(session, self._header.schema, self._tell)
 
     def _empty(self, session: neo4j.Session) -> None:
@@ -146,12 +159,8 @@ class _Restore:
         drop_schema(session)
 
     def _prepared(self) -> Iterator[tuple[Block, list[list[Any]]]]:
-        """Blocks with their properties decoded."""
         for block in self._source.blocks():
-            try:
-                yield block, [_decoded(element) for element in block.elements]
-            except (ValueNotDecodable, TypeError) as error:
-                raise SnapshotBroken(f"the snapshot has an element that cannot be restored: {error}") from error
+            yield block, list(elements(block, self._header, "the snapshot"))
 
     def _write(self, session: neo4j.Session, block: Block, rows: list[list[Any]]) -> None:
         if block.kind == NODES:
@@ -161,10 +170,7 @@ class _Restore:
                 self._ids[number] = node
             return
         ids = self._ids
-        try:
-            found = [[kind, ids[start], ids[end], properties] for kind, start, end, properties in rows]
-        except IndexError as error:
-            raise SnapshotBroken("the snapshot has a relationship to a node that it does not have") from error
+        found = [[kind, ids[start], ids[end], properties] for kind, start, end, properties in rows]
         session.run(_RELATIONSHIPS, {"rows": found}).consume()
 
     def _settle(self, tx: neo4j.Transaction) -> None:
@@ -191,5 +197,10 @@ class _Restore:
                 raise
 
 
-def _decoded(element: list[Any]) -> list[Any]:
-    return [*element[:-1], values.decode(element[-1], "properties")]
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """Make the next item, in a thread of its own, while the last one is being used."""
+    with ThreadPoolExecutor(1, "snapshot-reader") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item

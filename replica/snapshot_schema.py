@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final, LiteralString, cast
+from typing import TYPE_CHECKING, Any, Final, LiteralString
 
+from replica.checksum import schema_rows
 from replica.marker import CONSTRAINT_NAME
 from replica.snapshot_format import Schema
 
@@ -49,6 +50,7 @@ def read_schema(runner: Runner) -> Schema:
         constraints=_statements(runner, _CONSTRAINTS, {"ours": CONSTRAINT_NAME}),
         indexes=_statements(runner, _INDEXES, {"lookup": False}),
         lookups=_statements(runner, _INDEXES, {"lookup": True}),
+        rows=schema_rows(runner),
     )
 
 
@@ -108,7 +110,7 @@ def _await_online(session: neo4j.Session, tell: Tell) -> None:
 
 
 def _run(session: neo4j.Session, statement: str) -> None:
-    session.run(cast("LiteralString", statement)).consume()  # Neo4j's own words, or a quoted name
+    session.run(statement).consume()  # Neo4j's own words, or a quoted name
 
 
 def _quoted(name: str) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import dramatiq
+    import neo4j
 
     from brokers.reader import RecordMessage
     from brokers.records import Record
@@ -88,6 +89,10 @@ class App:
         """Every topic that the replicas need, in the order in which a person would name them."""
         read_by_all = (self.outcomes_topic, self.replicas_topic, self.decisions_topic)
         return (self.command_topic, self.request_topic, self.response_topic, *read_by_all)
+
+    def driver(self) -> neo4j.Driver:
+        """This process's driver of the replica's database."""
+        return self._drivers.get()
 
     def _broker(self) -> KafkaBroker:
         client: dict[str, Any] = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}

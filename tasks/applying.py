@@ -61,8 +61,7 @@ class Applying:
           StartRefused: going on would be guessing; the text names the way out.
         """
         topic_id = self._broker.topics.identity(topic)
-        self._registry.register(topic_id)
-        self._standing.before_start()
+        self._before_start(topic_id)
         try:
             return self._recovered(topic, partition, log_start, topic_id)
         except Halted as exc:
@@ -101,11 +100,18 @@ class Applying:
         Raises:
           Held, Unavailable, PositionMoved, StandsStill: the broker holds the messages and asks `start` again.
         """
-        self._standing.before_apply()
+        self._before_apply()
         if self._applier is None:
             raise StartUnknown("commands came before their start")
         commands = [wire.command_of(message, message.record.offset) for message in messages]
         self._report(self._applier.apply(commands))
+
+    def _before_start(self, topic_id: str) -> None:
+        self._registry.register(topic_id)
+        self._standing.before_start()
+
+    def _before_apply(self) -> None:
+        self._standing.before_apply()
 
     def _report(self, applied: Applied) -> None:
         report = Report(

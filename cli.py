@@ -18,6 +18,7 @@ from ops.console import Group, json_option, print_json, print_table, progress, s
 from ops.control_cli import control
 from ops.dead_cli import dead
 from ops.delayed_cli import delayed
+from ops.explaining_cli import explain_command
 from ops.keys_cli import keys
 
 
@@ -320,6 +321,7 @@ def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: boo
 
 main.add_command(keys)
 main.add_command(claims)
+main.add_command(explain_command)
 
 
 def _status(stack: Stack) -> dict[str, object]:

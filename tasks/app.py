@@ -25,6 +25,7 @@ from tasks.applying import Applying
 from tasks.commands import CommandActor, CommandFunction, CommandGuard
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
+from tasks.opinions import SecondOpinion
 from tasks.queries import Answering, QueryActor
 
 
@@ -183,6 +184,7 @@ class App:
             options=options,
         )
         actor.follower = self.follower
+        actor.opinion = SecondOpinion(self.settings, self._drivers.get)
         return actor
 
     def _query_actor(self, fn: Callable[..., Any], name: str) -> QueryActor:

@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     query_max_rows: int = Field(
         10_000, alias="QUERY_MAX_ROWS", gt=0, description="Rows of one answer; more are cut and said so."
     )
+    command_timeout_s: float = Field(
+        60.0, alias="COMMAND_TIMEOUT_S", gt=0, description="Seconds for one transaction; what takes longer is held."
+    )
     explain_commands: bool = Field(
         default=False,
         alias="EXPLAIN_COMMANDS",

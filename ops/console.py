@@ -41,6 +41,7 @@ EXIT_CODES = {
     "replica.errors.ValueNotEncodable": 2,
     "replica.errors.ValueNotDecodable": 2,
     "ops.errors.InputUnusable": 2,
+    "ops.errors.NotSkipped": 4,
     "brokers.errors.LetterUnknown": 2,
     "pydantic_core._pydantic_core.ValidationError": 2,
     "brokers.errors.WrongSetting": 2,

@@ -114,7 +114,7 @@ def _refused_values(statement: Statement, judgement: Judgement) -> Iterator[tupl
     """What the values of the parameters make of a text that is fine by itself."""
     parameters = statement.parameters
     yield from _reserved(statement)
-    if judgement.schema and cypher.schema_name(judgement.text, parameters) is None:
+    if judgement.schema and not (cypher.schema_name(judgement.text, parameters) or "").strip():
         yield "unnamed-schema", "a schema change without a name"
     for name in sorted(judgement.zones):
         if not isinstance(parameters.get(name), str):

@@ -26,6 +26,7 @@ from tasks.commands import CommandActor, CommandFunction, CommandGuard
 from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
+from tasks.holding import Holdings
 from tasks.opinions import SecondOpinion
 from tasks.queries import Answering, QueryActor
 
@@ -165,7 +166,13 @@ class App:
 
     def _make_applying(self) -> Applying:
         return Applying(
-            self.settings, self.broker, self._drivers.get, reports=self.outcomes_topic, registry=self.replicas_topic
+            self.settings,
+            self.broker,
+            self._drivers.get,
+            reports=self.outcomes_topic,
+            registry=self.replicas_topic,
+            decisions=self.decisions,
+            holding=Holdings(self.broker, self.replicas_topic, self.settings.group_id),
         )
 
     # Actors.

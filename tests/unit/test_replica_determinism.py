@@ -256,6 +256,7 @@ REFUSED: Final[dict[str, tuple[str, ...]]] = {
     ),
     "unnamed-schema": (
         "CREATE INDEX $i FOR (n:X) ON (n.a)",
+        "CREATE INDEX ` ` FOR (n:X) ON (n.a)",
         "DROP CONSTRAINT",
     ),
     "enterprise-constraint": (

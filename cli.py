@@ -20,6 +20,8 @@ from ops.dead_cli import dead
 from ops.delayed_cli import delayed
 from ops.explaining_cli import explain_command
 from ops.keys_cli import keys
+from ops.replica_cli import print_replicas, replica
+from ops.skip_cli import skip
 
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def main(*, debug: bool) -> None:
 
 main.add_command(control)
 main.add_command(dead)
+main.add_command(replica)
+replica.add_command(skip)
 
 
 @main.command()
@@ -129,7 +133,7 @@ def status(*, state_dir: Path, as_json: bool) -> None:
         return
     _print_status(stack)
     if found:
-        print_table(("replica", "last command", "behind"), [(r.name, r.last_command, r.lag) for r in found])
+        print_replicas(found)
     elif problem:
         click.secho(problem, fg="red", err=True)
 

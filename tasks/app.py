@@ -29,6 +29,7 @@ from tasks.following import Follower
 from tasks.holding import Holdings
 from tasks.opinions import SecondOpinion
 from tasks.queries import Answering, QueryActor
+from tasks.registry import Registry
 
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class App:
             self.broker,
             self._drivers.get,
             reports=self.outcomes_topic,
-            registry=self.replicas_topic,
+            registry=Registry(self.settings, self.broker, self.replicas_topic, self._drivers.get),
             decisions=self.decisions,
             holding=Holdings(self.broker, self.replicas_topic, self.settings.group_id),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
@@ -13,7 +12,8 @@ from brokers.records import Outgoing
 from replica.apply import Applier
 from replica.errors import Halted, Held, Unavailable
 from tasks import skipping, wire
-from tasks.outcomes import Registration, Rejection, Report
+from tasks.outcomes import Rejection, Report
+from tasks.standing import Standing
 
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from settings import Settings
     from tasks.decisions import Decision, Decisions
     from tasks.holding import Holdings
+    from tasks.registry import Registry
 
 logger = logging.getLogger("tasks.applying")
 
@@ -42,7 +43,7 @@ class Applying:
         driver: Callable[[], neo4j.Driver],
         *,
         reports: TopicSpec,
-        registry: TopicSpec,
+        registry: Registry,
         decisions: Decisions,
         holding: Holdings,
     ) -> None:
@@ -52,6 +53,7 @@ class Applying:
         self._reports, self._registry = reports, registry
         self._decisions = decisions
         self._holding = holding
+        self._standing = Standing(decisions, settings.group_id)
         self._applier: Applier | None = None
         self._topic_id = ""
 
@@ -59,11 +61,14 @@ class Applying:
         """Where this replica goes on: one above the position in its graph.  What it never reported is reported now.
 
         Raises:
-          StartUnknown: the graph, or Kafka, is out of reach just now.
+          StartUnknown: the graph, or Kafka, is out of reach just now; or the replica is paused or quarantined.
           StartRefused: going on would be guessing; the text names the way out.
         """
+        topic_id = self._broker.topics.identity(topic)
+        self._registry.register(topic_id)
+        self._standing.before_start()
         try:
-            return self._recovered(topic, partition, log_start)
+            return self._recovered(topic, partition, log_start, topic_id)
         except Halted as exc:
             self._holding.tell_start(self._topic_id, f"Replica.{type(exc).__name__}", str(exc))
             raise StartRefused(str(exc)) from exc
@@ -71,8 +76,8 @@ class Applying:
             self._holding.tell_start(self._topic_id, getattr(exc, "code", type(exc).__name__), str(exc))
             raise StartUnknown(f"replica {self._settings.group_id}: {exc}") from exc
 
-    def _recovered(self, topic: str, partition: int, log_start: int) -> int:
-        applier = self._applier_for(topic, partition)
+    def _recovered(self, topic: str, partition: int, log_start: int, topic_id: str) -> int:
+        applier = self._applier_for(topic, partition, topic_id)
         unreported = applier.recover(log_start)
         position = applier.position
         if position is None:
@@ -83,11 +88,9 @@ class Applying:
         logger.info("replica_started replica=%s position=%d", self._settings.group_id, position.offset)
         return position.offset + 1
 
-    def _applier_for(self, topic: str, partition: int) -> Applier:
+    def _applier_for(self, topic: str, partition: int, topic_id: str) -> Applier:
         """The applier, new when the topic is another one than before, even one of the same name."""
-        topic_id = self._broker.topics.identity(topic)
         if self._applier is None or topic_id != self._topic_id:
-            self._register(topic_id)
             self._topic_id = topic_id
             self._applier = Applier(
                 self._driver(),
@@ -104,8 +107,10 @@ class Applying:
         """Apply consecutive commands and report their outcomes.
 
         Raises:
-          Held, Unavailable, PositionMoved, Unreachable: the broker holds the messages and asks `start` again.
+          Held, Unavailable, PositionMoved, StandsStill, Unreachable: the broker holds the messages and asks `start`
+            again.
         """
+        self._standing.before_apply()
         if self._applier is None:
             raise StartUnknown("commands came before their start")
         commands = [wire.command_of(message, message.record.offset) for message in messages]
@@ -140,14 +145,3 @@ class Applying:
         )
         key = self._settings.group_id.encode()
         self._broker.publish(Outgoing(self._reports.name, msgspec.json.encode(report), key), self._reports)
-
-    def _register(self, topic_id: str) -> None:
-        """Say that this replica exists, so that a caller who waits for all knows whom to wait for."""
-        registration = Registration(
-            replica=self._settings.group_id,
-            topic_id=topic_id,
-            neo4j_uri=self._settings.neo4j_uri,
-            since_ms=int(time.time() * 1000),
-        )
-        key = self._settings.group_id.encode()
-        self._broker.publish(Outgoing(self._registry.name, msgspec.json.encode(registration), key), self._registry)

@@ -132,6 +132,14 @@ class Settings(BaseSettings):
     query_max_rows: int = Field(
         10_000, alias="QUERY_MAX_ROWS", gt=0, description="Rows of one answer; more are cut and said so."
     )
+    command_timeout_s: float = Field(
+        60.0, alias="COMMAND_TIMEOUT_S", gt=0, description="Seconds for one transaction; what takes longer is held."
+    )
+    explain_commands: bool = Field(
+        default=False,
+        alias="EXPLAIN_COMMANDS",
+        description="Let the database compile each command before it is sent: one round trip more.",
+    )
     apply_batch: int = Field(
         500, alias="APPLY_BATCH", ge=1, le=10_000, description="Commands that may share one transaction."
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from neo4j.exceptions import DriverError, Neo4jError
 
-from replica import cypher, plan, recovery
+from replica import cypher, plan, recovery, skipping
 from replica.errors import Held, PositionMoved, Unavailable, WrongCredentials
 from replica.marker import Key, Marker
 from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
@@ -116,6 +116,18 @@ class Applier:
                 time.monotonic() - started,
             )
             return report
+
+    def objection(self, command: Command) -> str | None:
+        """Why *command*, the next one, may not be skipped in this graph any more; None where nothing is against it.
+
+        Raises `Unavailable` and `WrongCredentials`.
+        """
+        with self._lock:
+            self._stale = True
+            try:
+                return skipping.objection(self._database, self._key, command)
+            except (DriverError, Neo4jError, OSError) as error:
+                raise _unavailable(error) from error
 
     def _report(self, marker: Marker) -> Applied:
         """Everything up to *marker* that the caller was not told yet; from here on it counts as told."""

@@ -26,6 +26,8 @@ from tasks.commands import CommandActor, CommandFunction, CommandGuard
 from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
+from tasks.holding import Holdings
+from tasks.opinions import SecondOpinion
 from tasks.queries import Answering, QueryActor
 from tasks.registry import Registry
 
@@ -176,6 +178,7 @@ class App:
             reports=self.outcomes_topic,
             registry=Registry(self.settings, self.broker, self.replicas_topic, self._drivers.get),
             decisions=self.decisions,
+            holding=Holdings(self.broker, self.replicas_topic, self.settings.group_id),
         )
 
     # Actors.
@@ -200,6 +203,7 @@ class App:
             options=options,
         )
         actor.follower = self.follower
+        actor.opinion = SecondOpinion(self.settings, self._drivers.get)
         return actor
 
     def _query_actor(self, fn: Callable[..., Any], name: str) -> QueryActor:

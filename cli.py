@@ -18,8 +18,11 @@ from ops.console import Group, json_option, print_json, print_table, progress, s
 from ops.control_cli import control
 from ops.dead_cli import dead
 from ops.delayed_cli import delayed
+from ops.explaining_cli import explain_command
 from ops.keys_cli import keys
 from ops.replica_cli import print_replicas, replica
+from ops.skip_cli import skip
+from ops.snapshot_cli import snapshot
 from ops.verifying_cli import verify
 
 
@@ -53,6 +56,7 @@ def main(*, debug: bool) -> None:
 main.add_command(control)
 main.add_command(dead)
 main.add_command(replica)
+replica.add_command(skip)
 main.add_command(verify)
 
 
@@ -334,6 +338,8 @@ def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: boo
 
 main.add_command(keys)
 main.add_command(claims)
+main.add_command(snapshot)
+main.add_command(explain_command)
 
 
 def _status(stack: Stack) -> dict[str, object]:

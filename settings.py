@@ -84,6 +84,12 @@ class Settings(BaseSettings):
         le=3_900_000,
         description="The largest record of a message; what is larger goes to the claim store, or is refused.",
     )
+    snapshot_store: str | None = Field(
+        None,
+        alias="SNAPSHOT_STORE",
+        pattern=r"^(file:///.|s3://.)",
+        description="Where snapshots lie: `file:///folder` or `s3://bucket/prefix`.",
+    )
     topic_prefix: str = Field("", alias="B_TOPIC_PREFIX", description="Put before every topic name.")
     command_topic: str = Field(
         "command", alias="COMMAND_TOPIC", description="The ordered log of writes; one partition."
@@ -131,6 +137,14 @@ class Settings(BaseSettings):
     )
     query_max_rows: int = Field(
         10_000, alias="QUERY_MAX_ROWS", gt=0, description="Rows of one answer; more are cut and said so."
+    )
+    command_timeout_s: float = Field(
+        60.0, alias="COMMAND_TIMEOUT_S", gt=0, description="Seconds for one transaction; what takes longer is held."
+    )
+    explain_commands: bool = Field(
+        default=False,
+        alias="EXPLAIN_COMMANDS",
+        description="Let the database compile each command before it is sent: one round trip more.",
     )
     apply_batch: int = Field(
         500, alias="APPLY_BATCH", ge=1, le=10_000, description="Commands that may share one transaction."

@@ -5,6 +5,7 @@ OpsError
 ├── KafkaAway                   (retryable) no Kafka server answers
 ├── NotDelayed                  no message of that id waits for its time
 ├── SendingStopped              some commands of a file are in the log, and others are not
+├── NotSkipped                  a held command is not skipped, on any replica
 ├── NotProven                   the demo did not show what it promises
 ├── ReplicaUnknown              no replica of that name is registered
 ├── ReplicaAlive                its worker has to be stopped first
@@ -53,6 +54,10 @@ class NotDelayed(OpsError):
 
 class SendingStopped(OpsError):
     """Some commands of a file are in the log, and others are not; the text says which."""
+
+
+class NotSkipped(OpsError):
+    """Nothing was decided: a replica has passed the command, none holds it, or not all of them agree."""
 
 
 class NotProven(OpsError):

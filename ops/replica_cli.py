@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, state_dir_option
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
 
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ops.replicas import ReplicaRow
+    from ops.seeding import Seeded
     from tasks.app import App
 
 reason_option = click.option("--reason", required=True, help="Why, for whoever reads it later.")
@@ -123,6 +124,94 @@ def remove(*, name: str, force: bool, state_dir: Path, as_json: bool) -> None:
     click.echo(f"Removed: {name}.")
     for one in left:
         click.secho(f"Not cleaned away: {one}", fg="yellow", err=True)
+
+
+store_option = click.option("--store", metavar="URL", help="Where snapshots lie, if not in SNAPSHOT_STORE.")
+user_option = click.option("--neo4j-user", help="Its user, if not NEO4J_USER; the password is NEO4J_PASS.")
+force_option = click.option("--force", is_flag=True, help="Although its server differs from those of other replicas.")
+
+
+@replica.command()
+@click.option("--neo4j-uri", required=True, help="The empty database that becomes a replica.")
+@click.option("--name", required=True, help="Its name: the GROUP_ID of its worker.")
+@user_option
+@store_option
+@force_option
+@state_dir_option
+@json_option
+def add(
+    *,
+    neo4j_uri: str,
+    name: str,
+    neo4j_user: str | None,
+    store: str | None,
+    force: bool,
+    state_dir: Path,
+    as_json: bool,
+) -> None:
+    """Make an empty database a replica: fill it, let it catch up, compare its graph, and let it answer.
+
+    It begins with the newest verified snapshot, or with the log where that is whole.  In the local stack its worker is
+    started, too; elsewhere the last line says how.
+
+    Exit code 4 when the database cannot become one, or its graph is not like the others' in the end.
+    """
+    from ops import seeding, targets
+
+    target = targets.given(state_dir, name, neo4j_uri, neo4j_user)
+    with progress(quiet=as_json) as show:
+        done = seeding.add(target.settings, seeding.Wish(force=force, store=store), show)
+        started = target.start_worker(show)
+    _print_seeded("Added", done, as_json=as_json, hint="" if started else target.hint)
+
+
+@replica.command()
+@click.argument("name")
+@click.option("--neo4j-uri", help="Its database, where it was never registered.")
+@click.option("--yes", is_flag=True, help="Delete all that is in the database without asking.")
+@user_option
+@store_option
+@force_option
+@state_dir_option
+@json_option
+def repair(
+    *,
+    name: str,
+    neo4j_uri: str | None,
+    yes: bool,
+    neo4j_user: str | None,
+    store: str | None,
+    force: bool,
+    state_dir: Path,
+    as_json: bool,
+) -> None:
+    """Make the graph of replica NAME anew, and end its quarantine.
+
+    Its database is emptied, filled from the newest verified snapshot or by the log, and compared with the others at
+    the end.  Until then it answers nothing.  Ended half-way, begin again.
+
+    Exit code 4 when its graph is not like the others' in the end, 3 when it does not catch up.
+    """
+    from ops import seeding, targets
+
+    target = targets.registered(state_dir, name, neo4j_uri, neo4j_user)
+    if not yes:
+        if as_json:
+            raise click.UsageError("With --json nobody is asked: say --yes.")
+        click.confirm(f"Delete all that is in the database at {target.settings.neo4j_uri}?", abort=True, err=True)
+    with progress(quiet=as_json) as show:
+        done = seeding.repair(target.settings, seeding.Wish(force=force, store=store), show)
+    _print_seeded("Repaired", done, as_json=as_json, hint="")
+
+
+def _print_seeded(did: str, done: Seeded, *, as_json: bool, hint: str) -> None:
+    if as_json:
+        print_json({**asdict(done), "worker": hint or None})
+        return
+    same = f"its graph is that of {', '.join(done.equals)}" if done.equals else "there is no other replica to compare"
+    click.echo(f"{did}: {done.replica}, at command {done.position}; {same}.")
+    if hint:
+        click.echo(f"Start its worker: {hint}")
 
 
 def print_replicas(rows: Iterable[ReplicaRow]) -> None:

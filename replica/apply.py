@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from neo4j.exceptions import DriverError, Neo4jError
 
-from replica import cypher, plan, recovery
+from replica import cypher, plan, recovery, skipping
 from replica.errors import Held, PositionMoved, Unavailable, WrongCredentials
 from replica.marker import Key, Marker
 from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
 from replica.schema import SchemaChange
 from replica.statement import Applied, Outcome, Position
 from replica.transactions import ENCODING_ERRORS, Database, Failed, Moved, Writer
+from replica.waiting import for_whom
 
 
 if TYPE_CHECKING:
@@ -122,6 +123,18 @@ class Applier:
                 time.monotonic() - started,
             )
             return report
+
+    def objection(self, command: Command) -> str | None:
+        """Why *command*, the next one, may not be skipped in this graph any more; None where nothing is against it.
+
+        Raises `Unavailable` and `WrongCredentials`.
+        """
+        with self._lock:
+            self._stale = True
+            try:
+                return skipping.objection(self._database, self._key, command)
+            except (DriverError, Neo4jError, OSError) as error:
+                raise _unavailable(error) from error
 
     def _report(self, marker: Marker) -> Applied:
         """Everything up to *marker* that the caller was not told yet; from here on it counts as told."""
@@ -230,9 +243,9 @@ class Applier:
             [command], self._current(), published=self._returned, verdicts={command.offset: outcome}
         )
 
-    @staticmethod
-    def _hold(offset: int, error: Exception) -> NoReturn:
-        raise Held(offset, code_of(error), message_of(error), retry_after_s=pause_s(error)) from error
+    def _hold(self, offset: int, error: Exception) -> NoReturn:
+        reason = message_of(error) + for_whom(self._database, code_of(error))
+        raise Held(offset, code_of(error), reason, retry_after_s=pause_s(error)) from error
 
 
 def _parts(commands: Sequence[Command], failure: Failed) -> Iterator[Sequence[Command]]:

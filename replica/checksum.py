@@ -36,7 +36,9 @@ from replica.statement import Position
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from replica.marker import Runner
 
 #: What is hashed, and how: checksums of different forms say nothing about each other.
 FORM: Final = 2
@@ -154,17 +156,17 @@ def _checksum(
         before = _position(tx)
         elements, last = tx.run(_SIZES).single(strict=True)
         with Columns(last + 1) as columns:
-            sums = _Sums(columns, wanted)
+            sums = Sums(columns, wanted)
             counted = _counting(progress, elements)
             sums.add_nodes(counted(_rows(tx, _NODES)))
             sums.add_relationships(counted(_rows(tx, _RELATIONSHIPS)))
             sums.add_around()
-        schema = _schema(tx)
+        sums.add_schema(schema_rows(tx))
         listed = sums.listed(tx)
         if _position(tx) != before:
             message = "commands were applied while the checksum ran: pause the applier and try again"
             raise QueryUnavailable("Replica.PositionMoved", message)
-    return sums.result(before, schema, listed)
+    return sums.result(before, listed)
 
 
 def _counting(progress: Callable[[int, int], None], total: int) -> Callable[[Iterable[list[Any]]], Iterator[list[Any]]]:
@@ -181,7 +183,9 @@ def _counting(progress: Callable[[int, int], None], total: int) -> Callable[[Ite
     return counted
 
 
-class _Sums:
+class Sums:
+    """The checksum of a graph while its rows go by: nodes, then relationships, then what is around each, the schema."""
+
     def __init__(self, columns: Columns, wanted: Mapping[str, Iterable[int]]) -> None:
         self._columns = columns
         self._wanted = {kind: frozenset(wanted.get(kind, ())) for kind in KINDS}
@@ -189,6 +193,7 @@ class _Sums:
         self._buckets = {kind: [0] * BUCKETS for kind in KINDS}
         self._named: dict[str, dict[str, list[int]]] = {kind: defaultdict(lambda: [0, 0]) for kind in KINDS}
         self._label_sets: dict[str, int] = {}
+        self._schema: tuple[str, ...] = ()
 
     def _add(self, kind: str, name: str, code: int, element: int) -> None:
         place = bucket_of(code)
@@ -207,7 +212,8 @@ class _Sums:
         if len(found) >= 2 * LISTED:
             found[:] = nsmallest(LISTED, found)
 
-    def add_nodes(self, rows: Iterable[list[Any]]) -> None:
+    def add_nodes(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows of id, labels and properties."""
         for node, labels, properties in rows:
             ordered = sorted(labels)
             name = ":".join(ordered)
@@ -215,8 +221,8 @@ class _Sums:
             self._columns.put(node, code, self._label_sets.setdefault(name, len(self._label_sets)))
             self._add("nodes", name, code, node)
 
-    def add_relationships(self, rows: Iterable[list[Any]]) -> None:
-        """Sum the relationships, and what each node sees over them."""
+    def add_relationships(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows of id, type, properties and the ids of both ends, and what each node sees over them."""
         own, around = self._columns.own, self._columns.around
         for relationship, kind, properties, start, end in rows:
             content = _hash(b"r", kind, properties)
@@ -227,39 +233,51 @@ class _Sums:
             around[end] = (around[end] + _mix(b"i", content, a)) & _MASK
 
     def add_around(self) -> None:
+        """Add each node with what it sees; after all relationships."""
         names = list(self._label_sets)
         for node, own, around, label_set in self._columns:
             self._add("around", names[label_set], _mix(b"v", own, around), node)
 
+    def add_schema(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Add `schema_rows`."""
+        self._schema = tuple(sorted(_json(row).decode() for row in rows))
+
     def listed(self, tx: neo4j.Transaction) -> dict[str, tuple[Element, ...]]:
+        """The elements of the buckets that are wanted."""
         found = {}
         for kind, codes in self._found.items():
+            if not codes:
+                continue
             lowest = nsmallest(LISTED, codes)
             statement = _SOME_NODES if kind in {"nodes", "around"} else _SOME_RELATIONSHIPS
             ids = [element for _, element in lowest]
-            contents = dict(cast("list[Any]", _rows(tx, statement, ids=ids))) if ids else {}
+            contents = dict(cast("list[Any]", _rows(tx, statement, ids=ids)))
             encoded = {element: values.encode(content) for element, content in contents.items()}
             found[kind] = tuple(Element(code, encoded[element]) for code, element in lowest)
         return found
 
-    def result(self, position: Position | None, schema: tuple[str, ...], listed: Any) -> Checksum:
+    def result(self, position: Position | None, listed: Mapping[str, tuple[Element, ...]] | None = None) -> Checksum:
+        """All of it, of a graph at *position*."""
         named = {
             kind: {name: (count, total) for name, (count, total) in sorted(parts.items())}
             for kind, parts in self._named.items()
         }
         counts = {kind: sum(count for count, _ in parts.values()) for kind, parts in named.items()}
-        whole = [counts, {kind: sum(sums) & _MASK for kind, sums in self._buckets.items()}, schema]
+        whole = [counts, {kind: sum(sums) & _MASK for kind, sums in self._buckets.items()}, self._schema]
         digest = blake2b(_json(whole), digest_size=16).hexdigest()
         buckets = {kind: tuple(sums) for kind, sums in self._buckets.items()}
-        return Checksum(counts["nodes"], counts["relationships"], digest, position, named, buckets, schema, listed)
+        return Checksum(
+            counts["nodes"], counts["relationships"], digest, position, named, buckets, self._schema, listed or {}
+        )
 
 
-def _schema(tx: neo4j.Transaction) -> tuple[str, ...]:
-    rows = (row for statement in (_CONSTRAINTS, _INDEXES) for row in _rows(tx, statement))
-    return tuple(sorted(_json(row).decode() for row in rows if row[4] != ["_KafkaPosition"]))
+def schema_rows(runner: Runner) -> list[list[Any]]:
+    """What there is of constraints and indexes, the position's own excepted."""
+    found = [row for statement in (_CONSTRAINTS, _INDEXES) for row in _rows(runner, statement)]
+    return [row for row in found if row[4] != ["_KafkaPosition"]]
 
 
-def _rows(tx: neo4j.Transaction, statement: LiteralString, **parameters: Any) -> Iterator[list[Any]]:
+def _rows(tx: Runner, statement: LiteralString, **parameters: Any) -> Iterator[list[Any]]:
     for record in tx.run(statement, parameters):
         yield list(record)
 

@@ -245,6 +245,15 @@ def schema_name(text: str, parameters: Mapping[str, object]) -> str | None:
     return token.name if token.kind in {"name", "quoted"} else None
 
 
+def unnamed_schema(found: Sequence[Token]) -> int | None:
+    """The index in *found* in front of which a CREATE of an index or a constraint lacks its name; None otherwise."""
+    seen = words(found)
+    if seen[:1] != ("CREATE",):
+        return None
+    at = next((index for index, word in enumerate(seen[:3]) if word in {"INDEX", "CONSTRAINT"}), len(seen)) + 1
+    return at if seen[at : at + 2] in {("FOR", "("), ("IF", "NOT")} else None
+
+
 def procedures(text: str) -> tuple[str, ...]:
     """The procedures that *text* calls, as written, with dots; a subquery is none."""
     found = significant(text)

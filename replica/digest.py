@@ -35,12 +35,13 @@ class Checkpoint:
     """A graph after every command below the offset *before*, and what the commands since the last checkpoint did.
 
     *counters* and *chain* are None where they are not known: a crash lost them, or the graph was restored without.
+    *nodes* and *relationships* are None where other logs are applied to the same graph, each at its own pace.
     *unexplained* is how many nodes and relationships there are beyond what the counters account for.
     """
 
     before: int
-    nodes: int
-    relationships: int
+    nodes: int | None
+    relationships: int | None
     chain: str | None
     counters: Mapping[str, int] | None
     unexplained: tuple[int, int] | None = None
@@ -53,12 +54,12 @@ class Checkpoint:
             ("relationships", self.relationships, other.relationships),
         ]
         if self.server == other.server:  # codes and counters are those of a version
-            if self.chain is not None and other.chain is not None:
-                pairs.append(("rejected commands (chain)", self.chain, other.chain))
+            pairs.append(("rejected commands (chain)", self.chain, other.chain))
             if self.counters is not None and other.counters is not None:
                 names = sorted(self.counters.keys() | other.counters.keys())
                 pairs += [(name, self.counters.get(name, 0), other.counters.get(name, 0)) for name in names]
-        return [f"{name}: {mine} and {theirs}" for name, mine, theirs in pairs if mine != theirs]
+        known = (pair for pair in pairs if None not in pair)
+        return [f"{name}: {mine} and {theirs}" for name, mine, theirs in known if mine != theirs]
 
     @property
     def digest(self) -> str:
@@ -117,15 +118,19 @@ class Tally:
         """The same, read from a graph at *offset*: the counters of what came after this was written are lost."""
         return self if self.upto == offset else replace(self, upto=offset, counters=None)
 
-    def closed(self, offset: int, nodes: int, relationships: int, server: str) -> tuple[Checkpoint, Tally]:
+    def closed(
+        self, offset: int, nodes: int | None, relationships: int | None, server: str
+    ) -> tuple[Checkpoint, Tally]:
         """End the segment before the command at *offset*, with what the graph holds just then."""
         before = offset // INTERVAL * INTERVAL
         unexplained = self._unexplained(nodes, relationships)
         checkpoint = Checkpoint(before, nodes, relationships, self.chain, self.counters, unexplained, server)
         return checkpoint, Tally(self.upto, before, "", {}, nodes, relationships)
 
-    def _unexplained(self, nodes: int, relationships: int) -> tuple[int, int] | None:
-        if self.counters is None or self.nodes is None or self.relationships is None:
+    def _unexplained(self, nodes: int | None, relationships: int | None) -> tuple[int, int] | None:
+        if self.counters is None or nodes is None or relationships is None:
+            return None
+        if self.nodes is None or self.relationships is None:
             return None
         counted = Counter(self.counters)
         explained_nodes = self.nodes + counted["nodes_created"] - counted["nodes_deleted"]

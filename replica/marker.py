@@ -83,12 +83,16 @@ MERGE (m:_KafkaPosition {topic: $__topic, partition: $__partition})
 ON CREATE SET m = $__marker
 """
 
-# count -- How much there is, the marker included; both numbers are in the server's count store.
+# count -- How much there is, markers included; all three numbers are in the server's count store.
 COUNT: Final = """
 CALL () { MATCH (n) RETURN count(n) AS nodes }
 CALL () { MATCH ()-[r]->() RETURN count(r) AS relationships }
-RETURN nodes, relationships
+CALL () { MATCH (m:_KafkaPosition) RETURN count(m) AS markers }
+RETURN nodes, relationships, markers
 """
+#: A topic id that begins so is none: a snapshot is being restored into this graph, or was and did not get to its end.
+#: No applier follows it, and no query is answered.
+RESTORING: Final = "restoring snapshot "
 
 #: Attempts to read a marker that is not there, or only just.
 _READS: Final = 3
@@ -130,7 +134,7 @@ class Marker:
             checkpoints=digest.kept(self.checkpoints, published),
         )
 
-    def closed(self, offset: int, nodes: int, relationships: int, server: str) -> Marker:
+    def closed(self, offset: int, nodes: int | None, relationships: int | None, server: str) -> Marker:
         """The marker where the segment ends before the command at *offset*; again changes nothing."""
         checkpoint, tally = self.tally.closed(offset, nodes, relationships, server)
         others = (one for one in self.checkpoints if one.before != checkpoint.before)
@@ -169,7 +173,9 @@ class Key:
         if not marker.tally.due(offset):
             return marker
         result = runner.run(COUNT)
-        nodes, relationships = result.single(strict=True)
+        nodes, relationships, markers = result.single(strict=True)
+        if markers != 1:  # other logs are applied to this graph, and each is at a place of its own
+            nodes = relationships = None
         return marker.closed(offset, nodes, relationships, result.consume().server.agent)
 
     def move(self, runner: Runner, marker: Marker) -> None:

@@ -24,6 +24,7 @@ BATCH_BYTES: Final = 4_000_000
 REFUSED: Final = "Replica.NotACommand"
 UNSUPPORTED: Final = "Replica.Unsupported"
 UNNAMED: Final = "Replica.UnnamedSchema"
+SKIPPED: Final = "Replica.Skipped"
 
 
 class Kind(enum.Enum):
@@ -57,6 +58,8 @@ class Group:
 
 def verdict(command: Command) -> Outcome | None:
     """The rejected outcome of a command that no server needs to see, or None."""
+    if command.skipped is not None:
+        return _rejected(command, SKIPPED, command.skipped)
     if command.refused is not None:
         return _rejected(command, REFUSED, command.refused)
     if not command.statements:
@@ -79,7 +82,7 @@ def _schema_verdict(command: Command) -> Outcome | None:
     name = cypher.schema_name(statement.text, statement.parameters)
     if name == marker.CONSTRAINT_NAME:
         return _rejected(command, UNSUPPORTED, f"{name} is the constraint that guards the replica's position")
-    if name is None:
+    if name is None or not name.strip():  # a server takes a blank one for a failure of its own
         reason = "give the index or constraint a name: the names that Neo4j generates differ between its versions"
         return _rejected(command, UNNAMED, reason)
     return None

@@ -35,12 +35,14 @@ class Command:
     """One record of the command log: statements that are applied together or not at all.
 
     *refused* is why the record is no command at all (undecodable, wrong shape); it ends as a rejected outcome,
-    the same on every replica, and its statements are ignored.
+    the same on every replica, and its statements are ignored.  *skipped* is why people have decided that no replica
+    applies it; it ends likewise.
     """
 
     offset: int
     statements: tuple[Statement, ...]
     refused: str | None = None
+    skipped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from tasks.comparing import Comparing
 from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
+from tasks.holding import Holdings
+from tasks.opinions import SecondOpinion
 from tasks.queries import Answering, QueryActor
 from tasks.registry import Registry
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import dramatiq
+    import neo4j
 
     from brokers.reader import RecordMessage
     from brokers.records import Record
@@ -93,6 +96,10 @@ class App:
         read_by_all = (self.outcomes_topic, self.replicas_topic, self.decisions_topic)
         compared = (self.checkpoints_topic, self.verifications_topic)
         return (self.command_topic, self.request_topic, self.response_topic, *read_by_all, *compared)
+
+    def driver(self) -> neo4j.Driver:
+        """This process's driver of the replica's database."""
+        return self._drivers.get()
 
     def _broker(self) -> KafkaBroker:
         client: dict[str, Any] = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}
@@ -177,6 +184,7 @@ class App:
             registry=Registry(self.settings, self.broker, self.replicas_topic, self._drivers.get),
             decisions=self.decisions,
             comparing=self._comparing.get(),
+            holding=Holdings(self.broker, self.replicas_topic, self.settings.group_id),
         )
 
     # Actors.
@@ -201,6 +209,7 @@ class App:
             options=options,
         )
         actor.follower = self.follower
+        actor.opinion = SecondOpinion(self.settings, self._drivers.get)
         return actor
 
     def _query_actor(self, fn: Callable[..., Any], name: str) -> QueryActor:

@@ -44,8 +44,8 @@ class Said(msgspec.Struct, frozen=True):
     replica: str
     topic_id: str
     before: int
-    nodes: int
-    relationships: int
+    nodes: int | None
+    relationships: int | None
     chain: str | None
     counters: dict[str, int] | None
     unexplained: tuple[int, int] | None

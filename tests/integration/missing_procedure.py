@@ -26,4 +26,4 @@ def _without(self: Transaction, query: Any, parameters: Any = None, **kwparamete
     return _run(self, query, parameters, **kwparameters)
 
 
-Transaction.run = _without  # type: ignore[method-assign]  # that is what this module is for
+Transaction.run = _without  # type: ignore[method-assign, assignment]  # that is what this module is for

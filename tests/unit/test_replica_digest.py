@@ -114,6 +114,7 @@ def test_what_is_not_known_is_not_compared() -> None:
     assert whole.differences(Checkpoint(1024, 7, 0, None, None, server="Neo4j/1")) == []
     assert whole.differences(Checkpoint(1024, 7, 0, "other", {"properties_set": 4}, server="Neo4j/2")) == []
     assert whole.differences(Checkpoint(1024, 6, 0, None, None, server="Neo4j/2")) == ["nodes: 7 and 6"]
+    assert whole.differences(Checkpoint(1024, None, None, "chain", None, server="Neo4j/1")) == []
 
 
 def test_an_unpublished_checkpoint_is_kept_and_of_the_others_the_last() -> None:

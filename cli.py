@@ -18,7 +18,12 @@ from ops.console import Group, json_option, print_json, print_table, progress, s
 from ops.control_cli import control
 from ops.dead_cli import dead
 from ops.delayed_cli import delayed
+from ops.explaining_cli import explain_command
 from ops.keys_cli import keys
+from ops.replica_cli import print_replicas, replica
+from ops.skip_cli import skip
+from ops.snapshot_cli import snapshot
+from ops.verifying_cli import verify
 
 
 if TYPE_CHECKING:
@@ -50,6 +55,9 @@ def main(*, debug: bool) -> None:
 
 main.add_command(control)
 main.add_command(dead)
+main.add_command(replica)
+replica.add_command(skip)
+main.add_command(verify)
 
 
 @main.command()
@@ -110,6 +118,7 @@ def down(*, state_dir: Path, as_json: bool) -> None:
 @json_option
 def status(*, state_dir: Path, as_json: bool) -> None:
     """Say which servers of the stack answer, and how far each replica is."""
+    from ops import divergence
     from ops.connection import local_kafka_runs, settings_for
     from ops.errors import KafkaAway
     from ops.replicas import replicas
@@ -117,18 +126,27 @@ def status(*, state_dir: Path, as_json: bool) -> None:
 
     stack = Stack(state_dir)
     settings = settings_for(state_dir)
-    found, problem = [], ""
+    found, disagreements, problem = [], [], ""
     if "brokers" in settings.model_fields_set or local_kafka_runs(state_dir):
         try:
-            found = replicas(settings)
+            found, disagreements = replicas(settings), divergence.told(settings)
         except KafkaAway as error:
             problem = str(error)
     if as_json:
-        print_json({**_status(stack), "replicas": [asdict(row) for row in found], "problem": problem or None})
+        print_json(
+            {
+                **_status(stack),
+                "replicas": [asdict(row) for row in found],
+                "disagreements": disagreements,
+                "problem": problem or None,
+            }
+        )
         return
     _print_status(stack)
     if found:
-        print_table(("replica", "last command", "behind"), [(r.name, r.last_command, r.lag) for r in found])
+        print_replicas(found)
+        for line in disagreements:
+            click.secho(line, fg="red", err=True)
     elif problem:
         click.secho(problem, fg="red", err=True)
 
@@ -320,6 +338,8 @@ def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: boo
 
 main.add_command(keys)
 main.add_command(claims)
+main.add_command(snapshot)
+main.add_command(explain_command)
 
 
 def _status(stack: Stack) -> dict[str, object]:

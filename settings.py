@@ -84,6 +84,12 @@ class Settings(BaseSettings):
         le=3_900_000,
         description="The largest record of a message; what is larger goes to the claim store, or is refused.",
     )
+    snapshot_store: str | None = Field(
+        None,
+        alias="SNAPSHOT_STORE",
+        pattern=r"^(file:///.|s3://.)",
+        description="Where snapshots lie: `file:///folder` or `s3://bucket/prefix`.",
+    )
     topic_prefix: str = Field("", alias="B_TOPIC_PREFIX", description="Put before every topic name.")
     command_topic: str = Field(
         "command", alias="COMMAND_TOPIC", description="The ordered log of writes; one partition."
@@ -94,6 +100,15 @@ class Settings(BaseSettings):
         "outcomes", alias="OUTCOMES_TOPIC", description="What each command did on each replica."
     )
     replicas_topic: str = Field("replicas", alias="REPLICAS_TOPIC", description="The replicas that exist; compacted.")
+    decisions_topic: str = Field(
+        "decisions", alias="DECISIONS_TOPIC", description="What was decided about replicas and commands; compacted."
+    )
+    checkpoints_topic: str = Field(
+        "checkpoints", alias="CHECKPOINTS_TOPIC", description="What each replica's graph holds every 1,024 commands."
+    )
+    verifications_topic: str = Field(
+        "verifications", alias="VERIFICATIONS_TOPIC", description="What `verify` is answered."
+    )
     reply_topics: str = Field(
         "",
         alias="REPLY_TOPICS",
@@ -123,8 +138,23 @@ class Settings(BaseSettings):
     query_max_rows: int = Field(
         10_000, alias="QUERY_MAX_ROWS", gt=0, description="Rows of one answer; more are cut and said so."
     )
+    command_timeout_s: float = Field(
+        60.0, alias="COMMAND_TIMEOUT_S", gt=0, description="Seconds for one transaction; what takes longer is held."
+    )
+    explain_commands: bool = Field(
+        default=False,
+        alias="EXPLAIN_COMMANDS",
+        description="Let the database compile each command before it is sent: one round trip more.",
+    )
     apply_batch: int = Field(
         500, alias="APPLY_BATCH", ge=1, le=10_000, description="Commands that may share one transaction."
+    )
+
+    verify_every_s: float = Field(
+        0.0,
+        alias="VERIFY_EVERY_S",
+        ge=0,
+        description="Compare the replicas' whole graphs where nobody did for so many seconds; 0: never.",
     )
 
     @field_validator("brokers")

@@ -197,34 +197,7 @@ class Reader(dramatiq.Consumer):
         return self._batch(unit) if self._queue.batch is not None else self._read(unit.records[0])[0]
 
     def _read(self, record: Record) -> tuple[dramatiq.Message[Any], int]:
-        """The message in *record*, and the bytes of its content.
-
-        Raises:
-          Undecodable: for good.
-          ReadLater: for now.
-        """
-        try:
-            opened = self._envelope.open(record, self._queue)
-        except StoreAway as exc:
-            raise ReadLater(str(exc)) from exc
-        except Undecodable as exc:
-            if self._queue.refused is None:
-                raise
-            if not exc.same_everywhere:  # another replica may be able to read it, and they must not differ
-                raise ReadLater(f"{type(exc).__name__}: {exc}") from exc
-            return self._queue.refused(record, self._queue.name, f"{type(exc).__name__}: {exc}"), record.size
-        return self._decode(opened), opened.size
-
-    def _decode(self, record: Record) -> dramatiq.Message[Any]:
-        decode = self._queue.decode or self._envelope.decode
-        try:
-            message = decode(record, self._queue.name)
-        except Undecodable:
-            raise
-        except Exception as exc:  # the application's decoder: its bug must not stop the queue
-            logger.exception("kafka_decoder_failed record=%s", record)
-            raise Undecodable(f"the decoder of queue {self._queue.name!r} failed: {exc!r}") from exc
-        return records.pinned(message) if self._queue.ordered else message
+        return read_message(record, self._queue, self._envelope)
 
     def _batch(self, unit: Unit) -> dramatiq.Message[Any]:
         """One message that carries the messages of the batch.
@@ -369,6 +342,38 @@ class Reader(dramatiq.Consumer):
                 self._park(bare(letter), spec)
         except KafkaError as exc:
             raise ParkingFailed(f"cannot park {record} on {spec.name!r}: {exc}") from exc
+
+
+def read_message(record: Record, queue: Queue, envelope: Envelope) -> tuple[dramatiq.Message[Any], int]:
+    """The message in *record*, and the bytes of its content.
+
+    Raises:
+      Undecodable: for good.
+      ReadLater: for now.
+    """
+    try:
+        opened = envelope.open(record, queue)
+    except StoreAway as exc:
+        raise ReadLater(str(exc)) from exc
+    except Undecodable as exc:
+        if queue.refused is None:
+            raise
+        if not exc.same_everywhere:  # another replica may be able to read it, and they must not differ
+            raise ReadLater(f"{type(exc).__name__}: {exc}") from exc
+        return queue.refused(record, queue.name, f"{type(exc).__name__}: {exc}"), record.size
+    return _decode(opened, queue, envelope), opened.size
+
+
+def _decode(record: Record, queue: Queue, envelope: Envelope) -> dramatiq.Message[Any]:
+    decode = queue.decode or envelope.decode
+    try:
+        message = decode(record, queue.name)
+    except Undecodable:
+        raise
+    except Exception as exc:  # the application's decoder: its bug must not stop the queue
+        logger.exception("kafka_decoder_failed record=%s", record)
+        raise Undecodable(f"the decoder of queue {queue.name!r} failed: {exc!r}") from exc
+    return records.pinned(message) if queue.ordered else message
 
 
 def _ours(message: dramatiq.MessageProxy) -> KafkaMessageProxy:

@@ -7,6 +7,7 @@ A command is declared with ``@main.command()``; being a `Command`, it turns what
     2  wrong usage, or a wrong setting in the environment
     3  no answer in time
     4  rejected: what was asked for cannot be done, and would not be next time
+    5  the replicas differ (`verify`)
 
 With ``--json`` (see `json_option`) it prints one JSON object, also when it fails: ``{"error": {...}}``.
 """
@@ -36,11 +37,18 @@ EXIT_CODES = {
     "tasks.errors.CommandRefused": 4,
     "tasks.errors.CommandRejected": 4,
     "replica.errors.QueryRejected": 4,
+    "replica.errors.SnapshotRefused": 4,
+    "replica.errors.Halted": 4,
     "brokers.errors.ControlRefused": 4,
     "tasks.errors.OptionUnknown": 2,
     "replica.errors.ValueNotEncodable": 2,
     "replica.errors.ValueNotDecodable": 2,
     "ops.errors.InputUnusable": 2,
+    "ops.errors.NotSkipped": 4,
+    "ops.errors.ReplicaUnknown": 2,
+    "ops.errors.ReplicaAlive": 4,
+    "ops.errors.NotAReplica": 4,
+    "replica.errors.SnapshotUnknown": 2,
     "brokers.errors.LetterUnknown": 2,
     "pydantic_core._pydantic_core.ValidationError": 2,
     "brokers.errors.WrongSetting": 2,

@@ -54,3 +54,8 @@ def _value(text: str) -> Any:
         return msgspec.json.decode(text)
     except msgspec.MsgspecError:
         return text
+
+
+def shown(value: Any) -> str:
+    """An encoded value for people, as it may be typed again."""
+    return msgspec.json.encode(value).decode()

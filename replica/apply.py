@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from neo4j.exceptions import DriverError, Neo4jError
 
-from replica import cypher, plan, recovery
+from replica import cypher, plan, recovery, skipping
 from replica.errors import Held, PositionMoved, Unavailable, WrongCredentials
 from replica.marker import Key, Marker
 from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
 from replica.schema import SchemaChange
 from replica.statement import Applied, Outcome, Position
 from replica.transactions import ENCODING_ERRORS, Database, Failed, Moved, Writer
+from replica.waiting import for_whom
 
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     import neo4j
 
+    from replica.digest import Checkpoint
     from replica.statement import Command
 
 _logger = logging.getLogger(__name__)
@@ -74,6 +77,11 @@ class Applier:
             return None
         return Position(self._key.topic, marker.topic_id, self._key.partition, marker.offset)
 
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The last ones that the graph itself keeps; empty before `recover`."""
+        return self._marker.checkpoints if self._marker is not None else ()
+
     def recover(self, log_start: int, log_end: int | None = None) -> Applied | None:
         """Read the position from the graph, or create it on an empty one; call it first and after `PositionMoved`.
 
@@ -116,11 +124,24 @@ class Applier:
             )
             return report
 
+    def objection(self, command: Command) -> str | None:
+        """Why *command*, the next one, may not be skipped in this graph any more; None where nothing is against it.
+
+        Raises `Unavailable` and `WrongCredentials`.
+        """
+        with self._lock:
+            self._stale = True
+            try:
+                return skipping.objection(self._database, self._key, command)
+            except (DriverError, Neo4jError, OSError) as error:
+                raise _unavailable(error) from error
+
     def _report(self, marker: Marker) -> Applied:
         """Everything up to *marker* that the caller was not told yet; from here on it counts as told."""
         first, self._returned = max(marker.published, self._returned) + 1, marker.offset
         rejected = tuple(outcome for outcome in marker.rejections if outcome.offset >= first)
-        return Applied(first, marker.offset, rejected, dict(+self._writer.counters))
+        checkpoints = tuple(one for one in marker.checkpoints if one.before >= first)
+        return Applied(first, marker.offset, rejected, dict(+self._writer.counters), checkpoints)
 
     def _settled(self, commands: Sequence[Command]) -> Marker:
         """Drive *commands* until all are applied; a lost connection is settled by reading the marker again, once."""
@@ -169,6 +190,8 @@ class Applier:
                 known, self._marker = self._marker.offset, None
                 where = "gone" if found is None else f"at {found.offset} of topic id {found.topic_id}"
                 raise PositionMoved(f"the graph was at offset {known}, and its position is now {where}")
+            if found.offset == self._marker.offset:
+                found = replace(found, tally=self._marker.tally)  # counted, and only not written yet
             self._marker, self._stale = found, False
         return self._marker
 
@@ -220,9 +243,9 @@ class Applier:
             [command], self._current(), published=self._returned, verdicts={command.offset: outcome}
         )
 
-    @staticmethod
-    def _hold(offset: int, error: Exception) -> NoReturn:
-        raise Held(offset, code_of(error), message_of(error), retry_after_s=pause_s(error)) from error
+    def _hold(self, offset: int, error: Exception) -> NoReturn:
+        reason = message_of(error) + for_whom(self._database, code_of(error))
+        raise Held(offset, code_of(error), reason, retry_after_s=pause_s(error)) from error
 
 
 def _parts(commands: Sequence[Command], failure: Failed) -> Iterator[Sequence[Command]]:

@@ -20,10 +20,11 @@ HIDDEN_CLOCK: Final = "DEFAULT_TEMPORAL_ARGUMENT"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that a text touches, and what in the text does so."""
+    """A rule that a text touches, what in the text does so, and at which character; -1 where that is all of it."""
 
     rule: str
     what: str
+    at: int = -1
 
 
 @dataclass(slots=True)
@@ -39,9 +40,9 @@ class Notes:
     temporal: bool = False
     drawn: int = 0
 
-    def add(self, rule: str, what: str) -> None:
-        """Note that *what* touches *rule*."""
-        self.findings.append(Finding(rule, what))
+    def add(self, rule: str, what: str, at: int) -> None:
+        """Note that *what*, at character *at*, touches *rule*."""
+        self.findings.append(Finding(rule, what, at))
 
 
 def _replace(reading: Reading, first: int, last: int, text: str, notes: Notes) -> None:
@@ -53,9 +54,9 @@ def _replace(reading: Reading, first: int, last: int, text: str, notes: Notes) -
 def timestamp(reading: Reading, call: Call, notes: Notes) -> None:
     """`timestamp()`: one value for a whole statement."""
     if reading.arguments(call):
-        notes.add("unreadable", "timestamp() with an argument")
+        notes.add("unreadable", "timestamp() with an argument", reading.offset(call.start))
         return
-    notes.add("clock", "timestamp()")
+    notes.add("clock", "timestamp()", reading.offset(call.start))
     _replace(reading, call.start, call.end, "$__now_timestamp", notes)
 
 
@@ -63,12 +64,12 @@ def random(reading: Reading, call: Call, notes: Notes) -> None:
     """`rand()`, `randomUUID()` and `uuid()`: a value for each call, where a call is evaluated once."""
     if reading.arguments(call):
         if call.name != "uuid":
-            notes.add("unreadable", f"{call.name}() with an argument")
+            notes.add("unreadable", f"{call.name}() with an argument", reading.offset(call.start))
         return
     if not reading.single(call.start):
-        notes.add("random-rows", f"{call.name}()")
+        notes.add("random-rows", f"{call.name}()", reading.offset(call.start))
         return
-    notes.add("random", f"{call.name}()")
+    notes.add("random", f"{call.name}()", reading.offset(call.start))
     notes.drawn += 1
     if call.name == "rand":
         _replace(reading, call.start, call.end, f"$__rand_{notes.drawn}", notes)
@@ -85,12 +86,12 @@ def clock(reading: Reading, call: Call, notes: Notes) -> None:
     if form == "truncate":
         _truncate(reading, call, base, arguments, notes)
     elif form == "realtime" and not reading.single(call.start):
-        notes.add("realtime-rows", f"{call.name}()")
+        notes.add("realtime-rows", f"{call.name}()", reading.offset(call.start))
     elif not arguments:
-        notes.add("clock", f"{call.name}()")
+        notes.add("clock", f"{call.name}()", reading.offset(call.start))
         _replace(reading, call.start, call.end, f"$__now_{base}", notes)
     elif len(arguments) > 1:
-        notes.add("unreadable", f"{call.name}() with several arguments")
+        notes.add("unreadable", f"{call.name}() with several arguments", reading.offset(call.start))
     elif form:
         _zoned(reading, call, base, arguments[0], notes)
     else:
@@ -99,9 +100,9 @@ def clock(reading: Reading, call: Call, notes: Notes) -> None:
 
 def _truncate(reading: Reading, call: Call, base: str, arguments: list[tuple[int, int]], notes: Notes) -> None:
     if not arguments:
-        notes.add("unreadable", f"{call.name}() without an argument")
+        notes.add("unreadable", f"{call.name}() without an argument", reading.offset(call.start))
     elif len(arguments) == 1:
-        notes.add("clock", f"{call.name}() without an input")
+        notes.add("clock", f"{call.name}() without an input", reading.offset(call.start))
         notes.edits[reading.places[call.end]] = f", $__now_{base})"
     else:
         _input(reading, arguments[1], notes)
@@ -114,16 +115,16 @@ def _constructor(reading: Reading, call: Call, argument: tuple[int, int], notes:
         value = (first + 3, last - 1)
         _zoned(reading, call, call.name, value, notes)
     elif keys is None:
-        _mind_zone(call, notes)
+        _mind_zone(reading, call, notes)
         _input(reading, argument, notes)
     else:
-        _mind_zone(call, notes)
+        _mind_zone(reading, call, notes)
 
 
-def _mind_zone(call: Call, notes: Notes) -> None:
+def _mind_zone(reading: Reading, call: Call, notes: Notes) -> None:
     """What has no zone of its own gets the server's."""
     if call.name in {"time", "datetime"}:
-        notes.add("time-zone", f"{call.name}()")
+        notes.add("time-zone", f"{call.name}()", reading.offset(call.start))
 
 
 def _literal_keys(reading: Reading, argument: tuple[int, int]) -> list[str] | None:
@@ -140,11 +141,11 @@ def _zoned(reading: Reading, call: Call, base: str, value: tuple[int, int], note
     first, last = value
     token = reading.found[first] if first == last else None
     if token is None or token.kind not in {"string", "parameter"}:
-        notes.add("clock-hidden", f"{call.name}() in a time zone that is computed")
+        notes.add("clock-hidden", f"{call.name}() in a time zone that is computed", reading.offset(call.start))
         return
     if token.kind == "parameter":
         notes.zones.add(token.name)
-    notes.add("clock", f"{call.name}() in a time zone")
+    notes.add("clock", f"{call.name}() in a time zone", reading.offset(call.start))
     around = ("datetime(", ")") if base == "datetime" else (f"{base}(datetime(", "))")
     place = reading.places[first]
     _replace(reading, call.start, call.end, f"{around[0]}{{datetime: $__now_datetime, timezone: ", notes)

@@ -219,6 +219,11 @@ def is_schema(text: str) -> bool:
     return rest[:1] in {("INDEX",), ("CONSTRAINT",)}
 
 
+def is_constraint(text: str) -> bool:
+    """Tell whether a schema command is about a constraint, and not an index."""
+    return next(token.word for token in significant(text) if token.word in {"INDEX", "CONSTRAINT"}) == "CONSTRAINT"
+
+
 def schema_name(text: str, parameters: Mapping[str, object]) -> str | None:
     """The name that a schema command gives or drops; None where it leaves the name to the server."""
     found = significant(text)
@@ -238,6 +243,15 @@ def schema_name(text: str, parameters: Mapping[str, object]) -> str | None:
         value = parameters.get(token.name)
         return value if isinstance(value, str) else None
     return token.name if token.kind in {"name", "quoted"} else None
+
+
+def unnamed_schema(found: Sequence[Token]) -> int | None:
+    """The index in *found* in front of which a CREATE of an index or a constraint lacks its name; None otherwise."""
+    seen = words(found)
+    if seen[:1] != ("CREATE",):
+        return None
+    at = next((index for index, word in enumerate(seen[:3]) if word in {"INDEX", "CONSTRAINT"}), len(seen)) + 1
+    return at if seen[at : at + 2] in {("FOR", "("), ("IF", "NOT")} else None
 
 
 def procedures(text: str) -> tuple[str, ...]:

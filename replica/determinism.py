@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from neo4j.time import Date, DateTime, Time
 
 from replica import cypher, temporal
-from replica.clocks import HIDDEN_CLOCK
+from replica.clocks import HIDDEN_CLOCK, Finding
 from replica.errors import NotDeterministic
 from replica.judging import Judgement, judge
 from replica.rules import RULES, Rule, Verdict
@@ -57,7 +57,8 @@ def freeze(statement: Statement, *, now: dt.datetime, random: Random) -> Frozen:
         raise ValueError("now has no time zone")
     judgement = _judged(statement)
     if not judgement.needed:
-        return Frozen(statement, _rules(judgement))
+        same = judgement.text == statement.text
+        return Frozen(statement if same else Statement(judgement.text, statement.parameters), _rules(judgement))
     if any(name.startswith(cypher.RESERVED_PREFIX) for name in _names(statement)):
         raise _error("reserved-parameter", "a clock or a random value beside names that are already ours")
     drawn = {name: _value(name, now.astimezone(dt.UTC), random) for name in judgement.needed}
@@ -74,10 +75,19 @@ def check(statement: Statement) -> None:
             )
 
 
+def findings(statement: Statement) -> tuple[Finding, ...]:
+    """Every rule that *statement* touches, in text and parameters, where `freeze` stops at the first that refuses."""
+    judgement = _judgement(statement.text)
+    return (*judgement.findings, *(Finding(*found) for found in _refused_values(statement, judgement)))
+
+
+def _judgement(text: str) -> Judgement:
+    return _cached(text) if len(text) <= _CACHED_LENGTH else judge(text)
+
+
 def _judged(statement: Statement) -> Judgement:
     """The judgement of a statement with nothing in it to refuse."""
-    text = statement.text
-    judgement = _cached(text) if len(text) <= _CACHED_LENGTH else judge(text)
+    judgement = _judgement(statement.text)
     for finding in judgement.findings:
         if RULES[finding.rule].verdict is Verdict.REFUSE:
             raise _error(finding.rule, finding.what)
@@ -104,7 +114,7 @@ def _refused_values(statement: Statement, judgement: Judgement) -> Iterator[tupl
     """What the values of the parameters make of a text that is fine by itself."""
     parameters = statement.parameters
     yield from _reserved(statement)
-    if judgement.schema and cypher.schema_name(statement.text, parameters) is None:
+    if judgement.schema and not (cypher.schema_name(judgement.text, parameters) or "").strip():
         yield "unnamed-schema", "a schema change without a name"
     for name in sorted(judgement.zones):
         if not isinstance(parameters.get(name), str):

@@ -10,9 +10,16 @@
     |   +-- TopicChanged
     |   +-- HistoryMissing
     |   +-- PositionBeyondLog
+    |   +-- HalfRestored
     +-- QueryRejected          the caller's fault                            not retryable
     +-- QueryUnavailable       the server's; another replica may answer      retryable
     +-- NotDeterministic       replicas would differ; says how to write it not retryable
+    +-- SnapshotError
+    |   +-- SnapshotBroken     a snapshot is not as it was written          not retryable
+    |   +-- SnapshotRefused    it cannot be taken, or not go into that graph not retryable
+    |   +-- SnapshotUnknown    there is none of that name                   not retryable
+    |   +-- SnapshotFailed     the server failed on the way; begin again    retryable
+    |   +-- SnapshotStoreAway  the place of the snapshots is out of reach   retryable
     +-- ValueNotEncodable      (a TypeError)                                 not retryable
     +-- ValueNotDecodable      (a ValueError)                                not retryable
 
@@ -92,6 +99,10 @@ class PositionBeyondLog(Halted):
     """The graph has applied offsets that the log does not have (the log lost its tail)."""
 
 
+class HalfRestored(Halted):
+    """A snapshot is being restored into the graph, or was and did not get to its end."""
+
+
 class QueryRejected(ReplicaError):
     """The query itself is at fault: syntax, an attempt to write, a forbidden clause, a limit passed."""
 
@@ -134,3 +145,31 @@ class ValueNotEncodable(ReplicaError, TypeError):
 
 class ValueNotDecodable(ReplicaError, ValueError):
     """A typed JSON value is malformed; the message begins with the path to it."""
+
+
+class SnapshotError(ReplicaError):
+    """A snapshot was not taken, read or restored; the message names the way out."""
+
+
+class SnapshotBroken(SnapshotError):
+    """The bytes are not those that were written, or not of a snapshot."""
+
+
+class SnapshotRefused(SnapshotError):
+    """The graph is none that a snapshot can be taken of, or restored into."""
+
+
+class SnapshotFailed(SnapshotError):
+    """The database failed on the way.  Nothing is left that could be taken for a snapshot or a replica: begin again."""
+
+    retryable = True
+
+
+class SnapshotUnknown(SnapshotError):
+    """There is no snapshot of that name, or none that fits."""
+
+
+class SnapshotStoreAway(SnapshotError):
+    """The folder or the bucket cannot be used now."""
+
+    retryable = True

@@ -5,6 +5,7 @@ Findings name a rule of `replica.rules`, and those that can be mended say how th
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -68,15 +69,16 @@ def judge(text: str) -> Judgement:
         return Judgement((Finding(*reason),))
     bare = without_prefix(text)
     if reason := _refused_kind(bare):
-        return Judgement((Finding(*reason),))
+        return Judgement((Finding(*reason, _place(text, *reason)),))
     reading = Reading(text)
     notes = Notes()
     for call in reading.calls:
         _judge_call(reading, call, notes)
     if cypher.is_schema(bare):
         if bare != text:
-            notes.add("prefixed-schema", "CYPHER")
-        notes.findings += _schema(cypher.words(cypher.significant(bare)))
+            notes.add("prefixed-schema", "CYPHER", reading.offset(0))
+        notes.findings += _schema(reading)
+        _name_schema(reading, notes)
     else:
         notes.findings += [*_clauses(reading), *(Finding(*found) for found in lists.found_in(reading))]
     if notes.temporal:
@@ -148,6 +150,18 @@ def _refused_by_replicas(bare: str) -> tuple[str, str] | None:
     return ("too-complex", what) if too_complex else ("administration", cypher.significant(bare)[0].text)
 
 
+def _place(text: str, rule: str, what: str) -> int:
+    """The character where the word that says it best stands, the last one of *what*; -1 if there is no such word."""
+    if rule in {"unreadable", "too-complex"}:
+        return -1  # they are about the whole text, and *what* is prose
+    at = 0
+    for token in cypher.tokens(text):
+        if what.split()[-1:] in ([token.word], [token.name]):
+            return at
+        at += len(token.text)
+    return -1
+
+
 def _may_use(found: Sequence[Token], index: int) -> bool:
     if index == 0:
         return True
@@ -156,10 +170,26 @@ def _may_use(found: Sequence[Token], index: int) -> bool:
     return names and (before.text in {"{", "}"} or before.word in {"UNION", "ALL", "DISTINCT", "NEXT"})
 
 
-def _schema(seen: Sequence[str]) -> Iterator[Finding]:
+def _schema(reading: Reading) -> Iterator[Finding]:
+    seen = cypher.words(reading.found)
     pairs = set(pairwise(seen))
     if "REQUIRE" in seen and (pairs & set(_ENTERPRISE) or (":", ":") in pairs or "TYPED" in seen):
-        yield Finding("enterprise-constraint", "REQUIRE")
+        yield Finding("enterprise-constraint", "REQUIRE", reading.offset(seen.index("REQUIRE")))
+
+
+def _name_schema(reading: Reading, notes: Notes) -> None:
+    """Give what has no name one that depends on nothing but the statement, so that all replicas drop the same thing."""
+    at = cypher.unnamed_schema(reading.found)
+    if at is None:
+        return
+    what = reading.found[at - 1].word.lower()
+    rest = [token.word or token.text for token in reading.found[at:] if token.text != ";"]
+    if rest[:3] == ["IF", "NOT", "EXISTS"]:
+        del rest[:3]  # with and without it, the same thing is meant
+    kind = cypher.words(reading.found[1 : at - 1])
+    digest = hashlib.blake2b(" ".join((*kind, *rest)).encode(), digest_size=6).hexdigest()
+    notes.add("generated-name", f"a new {what} without a name", reading.offset(at - 1))
+    notes.edits[reading.places[at]] = f"auto_{what}_{digest} {reading.at(at)}"
 
 
 def _clauses(reading: Reading) -> Iterator[Finding]:
@@ -167,13 +197,13 @@ def _clauses(reading: Reading) -> Iterator[Finding]:
         if word in LIMITS and _begins_expression(reading, index + 1):
             yield from _limit(reading, index)
         elif word == "SEARCH" and reading.is_name(index + 1):
-            yield Finding("approximate-index", "SEARCH")
+            yield Finding("approximate-index", "SEARCH", reading.offset(index))
         elif word == "SHORTEST" or (word == "ANY" and _selects_path(reading, index)):
-            yield Finding("shortest-path", word)
+            yield Finding("shortest-path", word, reading.offset(index))
         elif word == "USING" and reading.word(index + 1):
-            yield Finding("index-hint", f"USING {reading.words[index + 1]}")
+            yield Finding("index-hint", f"USING {reading.words[index + 1]}", reading.offset(index))
         elif word == "SET" and _copies_from_rows(reading, index):
-            yield Finding("last-row-wins", "SET")
+            yield Finding("last-row-wins", "SET", reading.offset(index))
 
 
 def _begins_expression(reading: Reading, index: int) -> bool:
@@ -181,15 +211,16 @@ def _begins_expression(reading: Reading, index: int) -> bool:
 
 
 def _limit(reading: Reading, index: int) -> Iterator[Finding]:
+    word, at = reading.words[index], reading.offset(index)
     inner = reading.enclosing[index] >= 0 and bool(reading.writes)
     before_write = bool(reading.writes) and reading.writes[-1] > index
     if reading.is_ordered(index):
         if inner or before_write:
-            yield Finding("ties", reading.words[index])
+            yield Finding("ties", word, at)
     elif inner or before_write:
-        yield Finding("unordered-limit", reading.words[index])
+        yield Finding("unordered-limit", word, at)
     else:
-        yield Finding("limit-in-result", reading.words[index])
+        yield Finding("limit-in-result", word, at)
 
 
 def _selects_path(reading: Reading, index: int) -> bool:
@@ -214,9 +245,10 @@ def _copies_from_rows(reading: Reading, index: int) -> bool:
 
 def _judge_call(reading: Reading, call: Call, notes: Notes) -> None:
     base, _, form = call.name.partition(".")
+    at = reading.offset(call.start)
     if call.procedure:
         if call.name not in PROCEDURES:
-            notes.add(_rule_of(call.name, "procedure"), f"the procedure {call.name}")
+            notes.add(_rule_of(call.name, "procedure"), f"the procedure {call.name}", at)
     elif base in CLOCKS and form in {"", "truncate", *CLOCK_FORMS}:
         notes.temporal = True
         clocks.clock(reading, call, notes)
@@ -225,13 +257,13 @@ def _judge_call(reading: Reading, call: Call, notes: Notes) -> None:
     elif call.name in RANDOM:
         clocks.random(reading, call, notes)
     elif call.name in IDS:
-        notes.add("ids", f"{call.name}()")
+        notes.add("ids", f"{call.name}()", at)
     elif call.name not in FUNCTIONS:
-        notes.add(_rule_of(call.name, "function"), f"the function {call.name}")
+        notes.add(_rule_of(call.name, "function"), f"the function {call.name}", at)
     elif call.name in SHORTEST:
-        notes.add("shortest-path", f"{call.name}()")
+        notes.add("shortest-path", f"{call.name}()", at)
     elif call.name in FLOAT_SUMS and reading.feeds_write(call.start):
-        notes.add("float-sum", f"{call.name}()")
+        notes.add("float-sum", f"{call.name}()", at)
 
 
 def _rule_of(name: str, otherwise: str) -> str:

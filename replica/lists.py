@@ -30,11 +30,11 @@ class Unordered:
     named: bool
 
 
-def found_in(reading: Reading) -> Iterator[tuple[str, str]]:
-    """The rules that the lists of a text break, each with what is at fault."""
+def found_in(reading: Reading) -> Iterator[tuple[str, str, int]]:
+    """The rules that the lists of a text break, each with what is at fault, and the character where it begins."""
     names: dict[str, bool] = {}
     for item in sorted([*_made(reading)], key=lambda item: item.start):
-        yield from _judged(reading, item, made=True)
+        yield from ((*found, reading.offset(item.start)) for found in _judged(reading, item, made=True))
         names.update(dict.fromkeys(_aliases(reading, item), item.named))
     seen: set[int] = set()
     while names:
@@ -43,7 +43,7 @@ def found_in(reading: Reading) -> Iterator[tuple[str, str]]:
             item = Unordered(index, index, names[reading.found[index].name])
             if index not in seen:
                 seen.add(index)
-                yield from _judged(reading, item, made=False)
+                yield from ((*found, reading.offset(index)) for found in _judged(reading, item, made=False))
                 renamed.update(dict.fromkeys(_aliases(reading, item), item.named))
         names = {name: named for name, named in renamed.items() if name not in names}
 

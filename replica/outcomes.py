@@ -53,6 +53,7 @@ DETERMINISTIC: Final[frozenset[str]] = frozenset(
     + [f"Neo.ClientError.Schema.{name}" for name in _SCHEMA]
     + [
         NOT_ENCODABLE,
+        "Neo.ClientError.General.InvalidArguments",  # an index's options: its provider, dimensions that are too many
         "Neo.ClientError.Data.DataUnsupportedByStoreFormat",
         "Neo.ClientError.Transaction.ForbiddenDueToTransactionType",
         "Neo.ClientError.Transaction.TransactionValidationFailed",

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from replica import cypher, marker, values
+from replica.digest import INTERVAL
 from replica.statement import Outcome
 
 
@@ -23,6 +24,7 @@ BATCH_BYTES: Final = 4_000_000
 REFUSED: Final = "Replica.NotACommand"
 UNSUPPORTED: Final = "Replica.Unsupported"
 UNNAMED: Final = "Replica.UnnamedSchema"
+SKIPPED: Final = "Replica.Skipped"
 
 
 class Kind(enum.Enum):
@@ -56,6 +58,8 @@ class Group:
 
 def verdict(command: Command) -> Outcome | None:
     """The rejected outcome of a command that no server needs to see, or None."""
+    if command.skipped is not None:
+        return _rejected(command, SKIPPED, command.skipped)
     if command.refused is not None:
         return _rejected(command, REFUSED, command.refused)
     if not command.statements:
@@ -78,7 +82,7 @@ def _schema_verdict(command: Command) -> Outcome | None:
     name = cypher.schema_name(statement.text, statement.parameters)
     if name == marker.CONSTRAINT_NAME:
         return _rejected(command, UNSUPPORTED, f"{name} is the constraint that guards the replica's position")
-    if name is None:
+    if name is None or not name.strip():  # a server takes a blank one for a failure of its own
         reason = "give the index or constraint a name: the names that Neo4j generates differ between its versions"
         return _rejected(command, UNNAMED, reason)
     return None
@@ -98,7 +102,10 @@ def kind_of(command: Command) -> Kind:
 
 
 def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
-    """Cut *commands* into units, in order; a batch has at most *batch* commands and about `BATCH_BYTES`."""
+    """Cut *commands* into units, in order; a batch has at most *batch* commands and about `BATCH_BYTES`.
+
+    No unit crosses a multiple of `INTERVAL`.
+    """
     for kind, run in groupby(commands, key=kind_of):
         if kind is Kind.BATCH:
             yield from _batches(list(run), batch)
@@ -111,7 +118,8 @@ def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
     room = BATCH_BYTES
     for command in commands:
         weight = sum(len(s.text) + values.size(s.parameters) for s in command.statements)
-        if chosen and (len(chosen) >= limit or weight > room):
+        behind = bool(chosen) and command.offset // INTERVAL != chosen[0].offset // INTERVAL
+        if chosen and (len(chosen) >= limit or weight > room or behind):
             yield Unit(Kind.BATCH, tuple(chosen))
             chosen, room = [], BATCH_BYTES
         chosen.append(command)

@@ -12,6 +12,7 @@ from neo4j.exceptions import DriverError, Neo4jError, ResultError, TransactionEr
 
 from replica import guard, values
 from replica.errors import QueryRejected, QueryUnavailable, ValueNotEncodable
+from replica.marker import RESTORING
 from replica.outcomes import code_of, is_deterministic, message_of
 from replica.statement import Position
 
@@ -214,6 +215,8 @@ class Queries:
         record = runner.run(_POSITION, self._log).single()
         if record is None:
             return None
+        if record["topic_id"].startswith(RESTORING):
+            raise QueryUnavailable("Replica.HalfRestored", "a snapshot is being restored into this database")
         return Position(record["topic"], record["topic_id"], record["partition"], record["offset"])
 
     def _refuse_writes(self, session: neo4j.Session, text: str, parameters: dict[str, Any]) -> None:

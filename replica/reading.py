@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from replica import cypher
@@ -56,6 +57,14 @@ class Reading:
     def places(self) -> tuple[int, ...]:
         """Where in `pieces` each of `found` is."""
         return tuple(i for i, piece in enumerate(self.pieces) if piece.kind not in {"space", "comment"})
+
+    @cached_property
+    def _offsets(self) -> tuple[int, ...]:
+        return tuple(accumulate((len(piece.text) for piece in self.pieces), initial=0))
+
+    def offset(self, index: int) -> int:
+        """The character at which token *index* begins."""
+        return self._offsets[self.places[index]]
 
     @cached_property
     def found(self) -> tuple[Token, ...]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, LiteralString
 
 from neo4j.exceptions import ClientError, TransientError
 
-from replica.errors import HistoryMissing, MissingPosition, PositionBeyondLog, TopicChanged
-from replica.marker import CONSTRAINT, Marker
+from replica.errors import HalfRestored, HistoryMissing, MissingPosition, PositionBeyondLog, TopicChanged
+from replica.marker import CONSTRAINT, RESTORING, Marker
 
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def recover(database: Database, key: Key, topic_id: str, log_start: int, log_end
     """
     marker = _find(database, key)
     if marker is None:
-        _refuse_unless_empty(database, key)
+        refuse_unless_empty(database, key)
         if log_start > 0:
             raise HistoryMissing(
                 f"the graph is empty and the log of {key.topic} begins at offset {log_start}: "
@@ -48,11 +48,16 @@ def recover(database: Database, key: Key, topic_id: str, log_start: int, log_end
             )
         marker = _begin(database, key, topic_id)
     _check(key, marker, topic_id, log_start, log_end)
-    _constrain(database)
+    constrain(database)
     return marker
 
 
 def _check(key: Key, marker: Marker, topic_id: str, log_start: int, log_end: int | None) -> None:
+    if marker.topic_id.startswith(RESTORING):
+        raise HalfRestored(
+            f"a snapshot ({marker.topic_id.removeprefix(RESTORING)}) is being restored into this database, or was and "
+            "did not get to its end: wait for it, or restore again, which empties the database first"
+        )
     if marker.topic_id != topic_id:
         raise TopicChanged(
             f"this graph follows topic {key.topic} with id {marker.topic_id}, but the topic of that name now has id "
@@ -76,7 +81,8 @@ def _find(database: Database, key: Key) -> Marker | None:
         return key.read(session)
 
 
-def _refuse_unless_empty(database: Database, key: Key) -> None:
+def refuse_unless_empty(database: Database, key: Key) -> None:
+    """Raise `MissingPosition` where there is anything that a log, this one or another, may have applied."""
     with database.session(read=True) as session:
         others = [record["log"] for record in session.run(_OTHERS)]
         found = session.run(_NODES).single() or session.run(_SCHEMA).single()
@@ -90,7 +96,7 @@ def _refuse_unless_empty(database: Database, key: Key) -> None:
 
 
 def _begin(database: Database, key: Key, topic_id: str) -> Marker:
-    _constrain(database)
+    constrain(database)
     with database.session() as session, session.begin_transaction(timeout=database.timeout_s) as tx:
         key.begin(tx, Marker(topic_id, offset=-1, published=-1))
         tx.commit()
@@ -101,7 +107,7 @@ def _begin(database: Database, key: Key, topic_id: str) -> Marker:
     return marker
 
 
-def _constrain(database: Database) -> None:
+def constrain(database: Database) -> None:
     """Make sure that one topic and partition has one marker; two processes may do so at once."""
     for attempt in range(_ATTEMPTS):
         try:

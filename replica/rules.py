@@ -44,6 +44,7 @@ RULES: Final[dict[str, Rule]] = {
         Verdict.FREEZE,
         ("clock", "each replica executes it at a time of its own", "one instant, taken at the sender"),
         ("random", "each replica would draw another value", "one value, drawn at the sender"),
+        ("generated-name", "generated names differ between versions of Neo4j", "a name made from the statement"),
     ),
     **_rules(
         Verdict.REFUSE,
@@ -110,7 +111,11 @@ RULES: Final[dict[str, Rule]] = {
         ("other-graph", "a replica has one database", "leave USE out"),
         ("explain", "EXPLAIN and PROFILE are for a person at one server", "leave the word out"),
         ("administration", "administration of a server is not replicated", "run it on each server"),
-        ("unnamed-schema", "generated names differ between versions of Neo4j", "give the index or constraint a name"),
+        (
+            "unnamed-schema",
+            "what is made or dropped must be known beforehand",
+            "write its name, or a text as parameter",
+        ),
         ("enterprise-constraint", "Neo4j Community has uniqueness constraints only", "use IS UNIQUE"),
         (
             "reserved-parameter",

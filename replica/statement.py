@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from replica.digest import Checkpoint
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -33,12 +35,14 @@ class Command:
     """One record of the command log: statements that are applied together or not at all.
 
     *refused* is why the record is no command at all (undecodable, wrong shape); it ends as a rejected outcome,
-    the same on every replica, and its statements are ignored.
+    the same on every replica, and its statements are ignored.  *skipped* is why people have decided that no replica
+    applies it; it ends likewise.
     """
 
     offset: int
     statements: tuple[Statement, ...]
     refused: str | None = None
+    skipped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,12 @@ class Applied:
     """What is known about the offsets *first* to *last*: every command that is not in *rejected* was applied.
 
     Offsets that hold no command (transaction markers of the log) lie within the range too.
-    *counters* sums Neo4j's counters (`nodes_created`, ...) of what the call itself executed.
+    *counters* sums Neo4j's counters (`nodes_created`, ...) of what the call itself executed.  *checkpoints* are those
+    within the range, see `replica.digest`.
     """
 
     first: int
     last: int
     rejected: tuple[Outcome, ...]
     counters: Mapping[str, int] = field(default_factory=dict)
+    checkpoints: tuple[Checkpoint, ...] = ()

@@ -23,15 +23,21 @@ from replica.query import Queries
 from tasks import wire
 from tasks.applying import Applying
 from tasks.commands import CommandActor, CommandFunction, CommandGuard
+from tasks.comparing import Comparing
+from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
+from tasks.holding import Holdings
+from tasks.opinions import SecondOpinion
 from tasks.queries import Answering, QueryActor
+from tasks.registry import Registry
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import dramatiq
+    import neo4j
 
     from brokers.reader import RecordMessage
     from brokers.records import Record
@@ -64,15 +70,22 @@ class App:
         self.replicas_topic = TopicSpec(
             settings.topic(settings.replicas_topic), 1, FOR_EVER, exact=True, compacted=True
         )
+        self.decisions_topic = TopicSpec(
+            settings.topic(settings.decisions_topic), 1, FOR_EVER, exact=True, compacted=True
+        )
+        self.checkpoints_topic = TopicSpec(settings.topic(settings.checkpoints_topic), 1, 7 * DAY_S, exact=True)
+        self.verifications_topic = TopicSpec(settings.topic(settings.verifications_topic), 1, DAY_S, exact=True)
         self.broker = self._broker()
         self._drivers = _PerProcess(lambda: connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password))
         self._queries = _PerProcess(self._make_queries)
+        self._comparing = _PerProcess(lambda: Comparing(self, self._drivers.get))
         self._applying = _PerProcess(self._make_applying)
         self._answering = Answering(settings, self.broker, self._queries.get, self.response_topic)
         self.replies = Replies(self.broker, self.response_topic, timeout_s=ASK_S)
         self.follower = Follower(
             self.broker, self.command_topic, self.outcomes_topic, self.replicas_topic, timeout_s=ASK_S
         )
+        self.decisions = Decisions(self.broker, self.decisions_topic, self.command_topic, timeout_s=ASK_S)
         self._declare_queues()
         self.run_command = self._command_actor()
         self.run_query = self._query_actor(self._answering.run_text, wire.QUERY_ACTOR)
@@ -80,7 +93,13 @@ class App:
     @property
     def topics(self) -> tuple[TopicSpec, ...]:
         """Every topic that the replicas need, in the order in which a person would name them."""
-        return (self.command_topic, self.request_topic, self.response_topic, self.outcomes_topic, self.replicas_topic)
+        read_by_all = (self.outcomes_topic, self.replicas_topic, self.decisions_topic)
+        compared = (self.checkpoints_topic, self.verifications_topic)
+        return (self.command_topic, self.request_topic, self.response_topic, *read_by_all, *compared)
+
+    def driver(self) -> neo4j.Driver:
+        """This process's driver of the replica's database."""
+        return self._drivers.get()
 
     def _broker(self) -> KafkaBroker:
         client: dict[str, Any] = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}
@@ -158,7 +177,14 @@ class App:
 
     def _make_applying(self) -> Applying:
         return Applying(
-            self.settings, self.broker, self._drivers.get, reports=self.outcomes_topic, registry=self.replicas_topic
+            self.settings,
+            self.broker,
+            self._drivers.get,
+            reports=self.outcomes_topic,
+            registry=Registry(self.settings, self.broker, self.replicas_topic, self._drivers.get),
+            decisions=self.decisions,
+            comparing=self._comparing.get(),
+            holding=Holdings(self.broker, self.replicas_topic, self.settings.group_id),
         )
 
     # Actors.
@@ -183,6 +209,7 @@ class App:
             options=options,
         )
         actor.follower = self.follower
+        actor.opinion = SecondOpinion(self.settings, self._drivers.get)
         return actor
 
     def _query_actor(self, fn: Callable[..., Any], name: str) -> QueryActor:
@@ -225,11 +252,15 @@ class App:
         self.broker.close()
         self.replies.close()
         self.follower.close()
+        self.decisions.close()
         driver = self._drivers.drop()
         if driver is not None:
             driver.close()
         self._queries.drop()
         self._applying.drop()
+        comparing = self._comparing.drop()
+        if comparing is not None:
+            comparing.close()
 
 
 class _PerProcess(Generic[T]):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from brokers.errors import StartRefused, StartUnknown
 from brokers.records import Outgoing
 from replica.apply import Applier
-from replica.errors import Halted, Unavailable
-from tasks import wire
-from tasks.outcomes import Registration, Rejection, Report
+from replica.errors import Halted, Held, Unavailable
+from tasks import skipping, wire
+from tasks.outcomes import Rejection, Report
+from tasks.standing import Standing
+from tasks.verifying import parts
 
 
 if TYPE_CHECKING:
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
     from brokers import KafkaBroker
     from brokers.reader import RecordMessage
     from brokers.topics import TopicSpec
-    from replica.statement import Applied
+    from replica.statement import Applied, Command
     from settings import Settings
+    from tasks.comparing import Comparing
+    from tasks.decisions import Decision, Decisions
+    from tasks.holding import Holdings
+    from tasks.registry import Registry
 
 logger = logging.getLogger("tasks.applying")
 
@@ -40,12 +45,19 @@ class Applying:
         driver: Callable[[], neo4j.Driver],
         *,
         reports: TopicSpec,
-        registry: TopicSpec,
+        registry: Registry,
+        decisions: Decisions,
+        holding: Holdings,
+        comparing: Comparing,
     ) -> None:
         self._settings = settings
         self._broker = broker
         self._driver = driver
         self._reports, self._registry = reports, registry
+        self._decisions = decisions
+        self._holding = holding
+        self._standing = Standing(decisions, settings.group_id)
+        self._comparing = comparing
         self._applier: Applier | None = None
         self._topic_id = ""
 
@@ -53,32 +65,36 @@ class Applying:
         """Where this replica goes on: one above the position in its graph.  What it never reported is reported now.
 
         Raises:
-          StartUnknown: the graph, or Kafka, is out of reach just now.
+          StartUnknown: the graph, or Kafka, is out of reach just now; or the replica is paused or quarantined.
           StartRefused: going on would be guessing; the text names the way out.
         """
+        topic_id = self._broker.topics.identity(topic)
+        self._before_start(topic_id)
         try:
-            return self._recovered(topic, partition, log_start)
+            return self._recovered(topic, partition, log_start, topic_id)
         except Halted as exc:
+            self._holding.tell_start(self._topic_id, f"Replica.{type(exc).__name__}", str(exc))
             raise StartRefused(str(exc)) from exc
         except (Unavailable, OSError) as exc:
+            self._holding.tell_start(self._topic_id, getattr(exc, "code", type(exc).__name__), str(exc))
             raise StartUnknown(f"replica {self._settings.group_id}: {exc}") from exc
 
-    def _recovered(self, topic: str, partition: int, log_start: int) -> int:
-        applier = self._applier_for(topic, partition)
+    def _recovered(self, topic: str, partition: int, log_start: int, topic_id: str) -> int:
+        applier = self._applier_for(topic, partition, topic_id)
         unreported = applier.recover(log_start)
         position = applier.position
         if position is None:
             raise StartUnknown(f"replica {self._settings.group_id}: the position was lost while it was read")
         if unreported is not None:
             self._report(unreported)
+        self._comparing.begin(topic_id, applier.checkpoints)
+        self._holding.passed(position.offset)
         logger.info("replica_started replica=%s position=%d", self._settings.group_id, position.offset)
         return position.offset + 1
 
-    def _applier_for(self, topic: str, partition: int) -> Applier:
+    def _applier_for(self, topic: str, partition: int, topic_id: str) -> Applier:
         """The applier, new when the topic is another one than before, even one of the same name."""
-        topic_id = self._broker.topics.identity(topic)
         if self._applier is None or topic_id != self._topic_id:
-            self._register(topic_id)
             self._topic_id = topic_id
             self._applier = Applier(
                 self._driver(),
@@ -87,6 +103,7 @@ class Applying:
                 topic_id=topic_id,
                 partition=partition,
                 batch=self._settings.apply_batch,
+                timeout_s=self._settings.command_timeout_s,
             )
         return self._applier
 
@@ -94,12 +111,45 @@ class Applying:
         """Apply consecutive commands and report their outcomes.
 
         Raises:
-          Held, Unavailable, PositionMoved: the broker holds the messages and asks `start` again.
+          Held, Unavailable, PositionMoved, StandsStill, Unreachable: the broker holds the messages and asks `start`
+            again.
         """
+        self._before_apply()
         if self._applier is None:
             raise StartUnknown("commands came before their start")
+        for part in parts(messages):
+            self._apply(self._applier, part)
+
+    def _apply(self, applier: Applier, messages: Sequence[RecordMessage]) -> None:
         commands = [wire.command_of(message, message.record.offset) for message in messages]
-        self._report(self._applier.apply(commands))
+        ready, proposal = skipping.prepared(commands, skipping.skips(self._decisions.current(), self._topic_id))
+        try:
+            if ready:
+                applied = applier.apply(ready)
+                self._report(applied)
+                self._comparing.passed(messages[: len(ready)], applied.checkpoints, applier.position)
+                self._holding.passed(ready[-1].offset)
+            if proposal is not None:
+                self._stand_still(applier, commands[len(ready)], proposal)
+        except Held as exc:
+            agreed_ms = proposal.at_ms if proposal is not None and exc.code == skipping.PROPOSED else 0
+            self._holding.tell(self._topic_id, exc.offset, exc.code, exc.message, agreed_ms=agreed_ms)
+            raise
+
+    @staticmethod
+    def _stand_still(applier: Applier, command: Command, proposal: Decision) -> NoReturn:
+        """In front of a command that people may decide to skip; this graph has not applied it, or says what it did."""
+        reason = applier.objection(command)
+        code = skipping.PROPOSED if reason is None else skipping.OBJECTED
+        said = f"{proposal.by} proposes to skip it: {proposal.reason}" if reason is None else reason
+        raise Held(command.offset, code, said, retry_after_s=skipping.AGAIN_S)
+
+    def _before_start(self, topic_id: str) -> None:
+        self._registry.register(topic_id)
+        self._standing.before_start()
+
+    def _before_apply(self) -> None:
+        self._standing.before_apply()
 
     def _report(self, applied: Applied) -> None:
         report = Report(
@@ -112,14 +162,3 @@ class Applying:
         )
         key = self._settings.group_id.encode()
         self._broker.publish(Outgoing(self._reports.name, msgspec.json.encode(report), key), self._reports)
-
-    def _register(self, topic_id: str) -> None:
-        """Say that this replica exists, so that a caller who waits for all knows whom to wait for."""
-        registration = Registration(
-            replica=self._settings.group_id,
-            topic_id=topic_id,
-            neo4j_uri=self._settings.neo4j_uri,
-            since_ms=int(time.time() * 1000),
-        )
-        key = self._settings.group_id.encode()
-        self._broker.publish(Outgoing(self._registry.name, msgspec.json.encode(registration), key), self._registry)

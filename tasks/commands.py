@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tasks.following import Follower
+    from tasks.opinions import SecondOpinion
 
 P = ParamSpec("P")
 
 #: What `send_with_options` may be told about a command.
-OPTIONS = frozenset({"key"})
+OPTIONS = frozenset({"key", "explain"})
 
 #: What a frozen `rand()` or `randomUUID()` is drawn from.
 _random = random.SystemRandom()
@@ -45,7 +46,7 @@ def frozen(statements: Sequence[Statement]) -> tuple[Statement, ...]:
     """
     now = dt.datetime.now(dt.UTC)
     try:
-        return tuple(freeze(statement, now=now, random=_random).statement for statement in checked(statements))
+        return checked([freeze(statement, now=now, random=_random).statement for statement in _present(statements)])
     except NotDeterministic as exc:
         raise CommandRefused(str(exc)) from exc
 
@@ -56,14 +57,19 @@ def checked(statements: Sequence[Statement]) -> tuple[Statement, ...]:
     Raises:
       CommandRefused: with the reason.
     """
+    together = _present(statements)
+    verdict = plan.verdict(Command(-1, together))
+    if verdict is not None:
+        raise CommandRefused(f"{verdict.message} [{verdict.code}]")
+    return together
+
+
+def _present(statements: Sequence[Statement]) -> tuple[Statement, ...]:
     together = tuple(statements)
     if not together or not all(isinstance(statement, Statement) for statement in together):
         raise CommandRefused(f"a command is a text, a Statement, or a list of Statements; not {statements!r}")
     if any(not statement.text.strip() for statement in together):
         raise CommandRefused("the text of a command is empty")
-    verdict = plan.verdict(Command(-1, together))
-    if verdict is not None:
-        raise CommandRefused(f"{verdict.message} [{verdict.code}]")
     return together
 
 
@@ -71,6 +77,7 @@ class CommandActor(dramatiq.Actor[Any, Any]):
     """``run_command``: its arguments are a Cypher text and its parameters, or a list of statements."""
 
     follower: Follower
+    opinion: SecondOpinion
 
     def send(  # type: ignore[override]  # a receipt is what a command gives
         self, text: str | Statement | Sequence[Statement], /, **parameters: Any
@@ -86,7 +93,10 @@ class CommandActor(dramatiq.Actor[Any, Any]):
     def send_with_options(  # type: ignore[override]  # see send
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, delay: Any = None, **options: Any
     ) -> Receipt:
-        """As `send`.  Option ``key``: the record's key in Kafka."""
+        """As `send`.
+
+        Options: ``key``, the record's key in Kafka; ``explain``, whether a replica's server compiles it first.
+        """
         if delay is not None:
             raise OptionUnknown("a command cannot be delayed: its place in the log is its time")
         message = self.message_with_options(args=args, kwargs=kwargs, **options)
@@ -102,8 +112,12 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         """The message that `send_with_options` would send."""
         unknown = options.keys() - OPTIONS - {LABEL}
         if unknown:
-            raise OptionUnknown(f"commands have no option {', '.join(sorted(unknown))}; they have {', '.join(OPTIONS)}")
-        packed, parameters = wire.pack(frozen(_statements(args, kwargs or {})))
+            known = ", ".join(sorted(OPTIONS))
+            raise OptionUnknown(f"commands have no option {', '.join(sorted(unknown))}; they have {known}")
+        statements = frozen(_statements(args, kwargs or {}))
+        if options.pop("explain", self.opinion.default):
+            self.opinion.require(statements)
+        packed, parameters = wire.pack(statements)
         return super().message_with_options(args=packed, kwargs=parameters, **options)
 
 

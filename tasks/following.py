@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from brokers.replies import Place, TopicReader
-from tasks import outcomes
+from tasks import holding, outcomes
 from tasks.errors import CommandRejected, ReplicasDisagree, WaitTimeout
 
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from brokers.records import Record
     from brokers.topics import TopicSpec
     from replica.statement import Outcome
+    from tasks.outcomes import Holding
 
     #: Who has to have applied a command: any replica, all registered ones, or that many.
     Applied = Literal["any", "all"] | int
@@ -48,6 +49,7 @@ class Follower:
         self._topic_id = ""
         self._ledger = outcomes.Ledger()
         self._registered: set[str] = set()
+        self._held: dict[str, Holding] = {}
 
     def wait(self, offset: int, sent_ms: int, applied: Applied, timeout_s: float) -> dict[str, Outcome]:
         """Wait until the command at *offset*, sent at *sent_ms* of Kafka's clock, is applied as widely as asked.
@@ -81,6 +83,16 @@ class Follower:
         self._read(0).wait_caught_up(timeout_s)
         with self._changed:
             return {replica: self._ledger.position(replica) for replica in sorted(self._registered)}
+
+    def held(self, timeout_s: float) -> dict[str, Holding]:
+        """What each registered replica cannot get past now, and why; those that go on are left out."""
+        self._read(0).wait_caught_up(timeout_s)
+        with self._changed:
+            return {
+                replica: holding
+                for replica, holding in sorted(self._held.items())
+                if replica in self._registered and holding.is_since(self._topic_id, self._ledger.position(replica))
+            }
 
     def _enough(self, offset: int, applied: Applied) -> bool:
         found = self._found(offset)
@@ -130,6 +142,10 @@ class Follower:
             self._changed.notify_all()
 
     def _register(self, record: Record) -> None:
+        if about := holding.read(record.key, record.value):
+            replica, held = about
+            self._held.pop(replica, None) if held is None else self._held.update({replica: held})
+            return
         replica = (record.key or b"").decode(errors="replace")
         registration = outcomes.decode(record.value, outcomes.Registration)
         if registration is not None and registration.topic_id == self._topic_id:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from replica.server import ServerFacts
 from replica.statement import Outcome
 
 
@@ -38,12 +39,43 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """One record on the replicas topic, under the replica's name; without a value the replica is gone."""
+    """One record on the replicas topic, under the replica's name; without a value the replica is gone.
+
+    *server* is not known as long as the database has not answered.
+    """
 
     replica: str
     topic_id: str
     neo4j_uri: str
     since_ms: int
+    server: ServerFacts | None = None
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """One record on the replicas topic, under `held/<replica>`: a command that it cannot apply now; none when it can.
+
+    *offset* is -1 where the replica does not get to a command: its database is away, or its position is not usable.
+    *code* and *message* are those of the last of *attempts*, at *at_ms*; *since_ms* is the time of the first one that
+    this worker made, by its wall clock.  *agreed_ms*: it stands still for the decision of that time to skip the
+    command, and has not applied it.
+    """
+
+    replica: str
+    topic_id: str
+    offset: int
+    code: str
+    message: str
+    since_ms: int
+    at_ms: int
+    attempts: int
+    agreed_ms: int = 0
+
+    def is_since(self, topic_id: str, position: int) -> bool:
+        """Whether it still says something about a replica that is known to have passed *position* of that log.
+
+        A worker that was killed cannot take its record back.
+        """
+        return self.offset < 0 or (self.topic_id == topic_id and self.offset > position)
 
 
 def decode(value: bytes | None, kind: type[Any]) -> Any | None:

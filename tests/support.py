@@ -47,7 +47,7 @@ def empty(driver: Driver, database: str = "neo4j") -> None:
     """Delete all data, in batches that fit a small heap, and drop all constraints and indexes."""
     with driver.session(database=database) as session:
         for (name,) in session.run("SHOW CONSTRAINTS YIELD name").values():
-            session.run(f"DROP CONSTRAINT `{name}`").consume()
+            session.run(f"DROP CONSTRAINT `{name.replace('`', '``')}`").consume()
         for (name,) in session.run("SHOW INDEXES YIELD name, type WHERE type <> 'LOOKUP' RETURN name").values():
-            session.run(f"DROP INDEX `{name}`").consume()
+            session.run(f"DROP INDEX `{name.replace('`', '``')}`").consume()
         session.run("MATCH (n) CALL (n) { DETACH DELETE n } IN TRANSACTIONS OF 5000 ROWS").consume()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-CONSOLE = re.findall(r"^\$ (neo4j-kafka enqueue-.*)$", README, re.MULTILINE)
+CONSOLE = re.findall(r"^\$ (neo4j-kafka (?:enqueue|explain)-.*)$", README, re.MULTILINE)
 MODULE = re.compile(r"# (\w+\.py)\n")
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,8 @@ from tests.support import empty
 
 if TYPE_CHECKING:
     from neo4j import Driver
+
+    from replica.marker import Runner
 
 BASE = "CREATE (a:A {k: 1}), (b:B {k: 2}), (c:B {k: 2}), (a)-[:R {w: 1}]->(b), (a)-[:R {w: 1}]->(b)"
 
@@ -59,12 +61,12 @@ def test_a_writer_meanwhile_makes_the_checksum_refuse(driver: Driver, monkeypatc
     from replica import checksum as module
 
     digest(driver, BASE, "CREATE (:_KafkaPosition {offset: 7, topic: 't', topic_id: 'i', partition: 0})")
-    original = module._Sums.add_schema
+    original = module.schema_rows
 
-    def apply_meanwhile(self: module._Sums, tx: object) -> None:
-        original(self, tx)  # type: ignore[arg-type]
+    def apply_meanwhile(tx: Runner) -> list[list[Any]]:
         driver.execute_query("MATCH (m:_KafkaPosition) SET m.offset = 8", database_="neo4j")
+        return original(tx)
 
-    monkeypatch.setattr(module._Sums, "add_schema", apply_meanwhile)
+    monkeypatch.setattr(module, "schema_rows", apply_meanwhile)
     with pytest.raises(QueryUnavailable, match="pause"):
         checksum(driver, "neo4j")

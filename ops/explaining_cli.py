@@ -1,0 +1,51 @@
+"""``neo4j-kafka explain-command``: what would become of a command, before it is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ops.console import Command, json_option, print_json, state_dir_option
+
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("explain-command", cls=Command)
+@click.argument("text")
+@click.option(
+    "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given many times."
+)
+@click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")
+@click.option("--check", is_flag=True, help="Let the replica's server compile it, too; nothing is run.")
+@click.option("--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack.")
+@state_dir_option
+@json_option
+def explain_command(
+    *,
+    text: str,
+    pairs: tuple[str, ...],
+    params: str | None,
+    check: bool,
+    replica: int,
+    state_dir: Path,
+    as_json: bool,
+) -> None:
+    """Say what enqueue-command would put into the log, why, and how replicas would apply it.  Sends nothing.
+
+    Parameters are given as for enqueue-command.  Without --check no server is asked.
+
+    Exit codes: 1 it failed, 2 a parameter is wrong, 4 the command is refused, or the server has something against it.
+    """
+    from ops import explaining
+    from ops.connection import settings_for
+
+    told = explaining.explained(settings_for(state_dir, replica), text, pairs, params, check=check)
+    if as_json:
+        print_json(told.as_json())
+    else:
+        click.echo(told.as_text())
+    if told.exit_code:
+        raise click.exceptions.Exit(told.exit_code)

@@ -1,0 +1,156 @@
+"""``neo4j-kafka snapshot``: take, look at, verify and restore the graph of a replica."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from replica.snapshot_catalogue import SnapshotRow
+
+store_option = click.option("--store", metavar="URL", help="file:///folder or s3://bucket/prefix.  [SNAPSHOT_STORE]")
+replica_option = click.option(
+    "--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack."
+)
+
+TITLES = ("name", "last command", "taken", "nodes", "relationships", "MB", "verified")
+
+
+@click.group(cls=Group)
+def snapshot() -> None:
+    """Take, verify and restore snapshots: a graph in a file, with its position in the log."""
+
+
+@snapshot.command()
+@replica_option
+@store_option
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Read it back to its end, and mark it.")
+@state_dir_option
+@json_option
+def create(*, replica: int, store: str | None, verify: bool, state_dir: Path, as_json: bool) -> None:
+    """Write the graph of NEO4J_URI, as it is at one command, to the store.
+
+    Commands wait on this replica until it is written; its queries, and the other replicas, go on.
+    """
+    from ops import snapshots as room
+    from ops.connection import settings_for
+
+    settings = settings_for(state_dir, replica)
+    with progress(quiet=as_json) as show:
+        row = room.create(settings, room.store_of(settings, store), show, verified=verify)
+    _print(row, as_json=as_json, done="Written")
+
+
+@snapshot.command("list")
+@store_option
+@state_dir_option
+@json_option
+def list_(*, store: str | None, state_dir: Path, as_json: bool) -> None:
+    """List the snapshots of the store, the oldest position first."""
+    from ops import snapshots as room
+    from ops.connection import settings_for
+    from replica.snapshot_catalogue import listed
+
+    rows = listed(room.store_of(settings_for(state_dir), store))
+    if as_json:
+        print_json({"snapshots": [asdict(row) for row in rows]})
+    else:
+        print_table(TITLES, [row.cells() for row in rows])
+
+
+@snapshot.command()
+@click.argument("name")
+@click.option(
+    "--against-replica",
+    is_flag=True,
+    help="Compare it with the graph of NEO4J_URI, too, which has to be at the same command.",
+)
+@replica_option
+@store_option
+@state_dir_option
+@json_option
+def verify(
+    *, name: str, against_replica: bool, replica: int, store: str | None, state_dir: Path, as_json: bool
+) -> None:
+    """Read a snapshot to its end, compare every checksum, and mark it as verified.
+
+    Exit code 1 when it is damaged, or when the replica's graph is another one.
+    """
+    from ops import snapshots as room
+    from ops.connection import settings_for
+
+    settings = settings_for(state_dir, replica)
+    place = room.store_of(settings, store)
+    with progress(quiet=as_json) as show:
+        row = room.verify(place, name, show)
+        compared = room.compare(settings, place, name, show) if against_replica else None
+    equal = None if compared is None else compared.equal
+    if as_json:
+        print_json({**asdict(row), "equal": equal, "compared": compared and asdict(compared)})
+    else:
+        click.echo(f"{name} is as it was written: {row.nodes:,} nodes, {row.relationships:,} relationships.")
+        if compared is not None:
+            click.secho(compared.as_text(), fg=None if compared.equal else "red")
+    if equal is False:
+        raise click.exceptions.Exit(1)
+
+
+@snapshot.command()
+@click.argument("name", required=False)
+@click.option("--to-offset", type=click.IntRange(min=0), help="Then apply the log up to this command, and stop.")
+@click.option(
+    "--to-time",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
+    help="The same, up to the last command before this time; UTC unless it says otherwise.",
+)
+@replica_option
+@store_option
+@state_dir_option
+@json_option
+def restore(
+    *,
+    name: str | None,
+    to_offset: int | None,
+    to_time: datetime | None,
+    replica: int,
+    store: str | None,
+    state_dir: Path,
+    as_json: bool,
+) -> None:
+    """Fill the empty database of NEO4J_URI from a snapshot: NAME, or the newest one that fits.
+
+    A worker that is started on it afterwards goes on with the log.  What a killed restore left is no replica: restore
+    again.
+    """
+    from ops import snapshots as room
+    from ops.connection import settings_for
+    from ops.restoring import Goal, restored
+
+    if to_offset is not None and to_time is not None:
+        raise click.UsageError("Give either --to-offset or --to-time.")
+    settings = settings_for(state_dir, replica)
+    with progress(quiet=as_json) as show:
+        row, position = restored(settings, room.store_of(settings, store), name, Goal(to_offset, to_time), show)
+    if as_json:
+        print_json({**asdict(row), "position": position})
+    else:
+        click.echo(f"Restored from {row.name}; the last command is {position}.")
+
+
+def _print(row: SnapshotRow, *, as_json: bool, done: str) -> None:
+    if as_json:
+        print_json(asdict(row))
+        return
+    size = f"{row.bytes / 1e6:,.1f} MB"
+    click.echo(
+        f"{done}: {row.name}, up to command {row.offset}: {row.nodes:,} nodes, {row.relationships:,} relationships,"
+        f" {size}{', verified' if row.verified_at else ''}."
+    )

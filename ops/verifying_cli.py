@@ -1,0 +1,50 @@
+"""``neo4j-kafka verify``: are all graphs the same?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ops.console import Command, json_option, print_json, print_table, progress, state_dir_option
+
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+@click.command(cls=Command)
+@click.option("--timeout", type=SECONDS, default=600.0, show_default=True, help="Seconds to wait for all replicas.")
+@click.option(
+    "--pause",
+    type=SECONDS,
+    default=300.0,
+    show_default=True,
+    help="Seconds that a replica may stand still to read its graph; a million elements take about half a minute.",
+)
+@state_dir_option
+@json_option
+def verify(*, timeout: float, pause: float, state_dir: Path, as_json: bool) -> None:
+    """Compare the whole graphs of all replicas, schema included, at one place of the log.
+
+    Every replica stops applying there, reads its graph and goes on; queries are answered meanwhile.  Where graphs
+    differ, they are read once more to say which elements do.
+
+    Exit codes: 0 all are the same, 3 not verified (a replica did not answer, or there is only one), 5 they differ.
+    """
+    from ops import verifying
+    from ops.connection import settings_for
+
+    with progress(quiet=as_json) as show:
+        told = verifying.verify(settings_for(state_dir), timeout_s=timeout, pause_s=pause, show=show)
+    if as_json:
+        print_json(told.as_json())
+    else:
+        print_table(("replica", "nodes", "relationships", "read in", "checksum"), [row.cells() for row in told.rows])
+        if details := told.details():
+            print_table(("kind", "what differs", "how many"), details)
+        click.secho(told.summary(), fg=None if told.verdict == "same" else "red", err=True)
+    if told.exit_code:
+        raise click.exceptions.Exit(told.exit_code)

@@ -227,7 +227,7 @@ class Applier:
             outcome = Outcome(command.offset, applied=False, code=NOT_ENCODABLE, message=message_of(error))
         else:
             built_in = all(cypher.analyse(statement.text).built_in_only for statement in command.statements)
-            if not is_deterministic(code_of(error), built_in_only=built_in):
+            if not is_deterministic(code_of(error), built_in_only=built_in, message=message_of(error)):
                 self._hold(command.offset, error)
             outcome = Outcome(command.offset, applied=False, code=code_of(error), message=message_of(error))
         self._marker = self._writer.write(

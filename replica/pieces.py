@@ -58,7 +58,7 @@ class Pieces(SchemaChange):
         except ENCODING_ERRORS as error:
             return Outcome(self._offset, applied=False, code=NOT_ENCODABLE, message=str(error)), Counter()
         except Neo4jError as error:
-            if not is_deterministic(code_of(error)):
+            if not is_deterministic(code_of(error), message=message_of(error)):
                 raise
             return Outcome(self._offset, applied=False, code=code_of(error), message=message_of(error)), Counter()
         return Outcome(self._offset, applied=True), Counter()

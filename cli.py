@@ -207,9 +207,10 @@ def init(*, state_dir: Path, as_json: bool) -> None:
 )
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for replicas.")
 @click.option("--key", help="The record's key in Kafka.")
+@click.option("--idempotent", is_flag=True, help="It may be run again after a part of it: CALL ... IN TRANSACTIONS.")
 @state_dir_option
 @json_option
-def enqueue_command(  # one for each option
+def enqueue_command(  # noqa: PLR0913 - one for each option
     *,
     text: str | None,
     pairs: tuple[str, ...],
@@ -218,6 +219,7 @@ def enqueue_command(  # one for each option
     wait: str,
     timeout: float,
     key: str | None,
+    idempotent: bool,
     state_dir: Path,
     as_json: bool,
 ) -> None:
@@ -232,15 +234,15 @@ def enqueue_command(  # one for each option
 
     if (text is None) == (file is None):
         raise click.UsageError("Give either the text of one command, or --file.")
-    if file is not None and (pairs or params or key is not None):
-        raise click.UsageError("-p, --params and --key belong to one command; the lines of a file have their own.")
+    if file is not None and (pairs or params or key is not None or idempotent):
+        raise click.UsageError("-p, --params, --key and --idempotent belong to one command, and not to a file.")
     settings, wanted = settings_for(state_dir), commands.Wanted(wait, timeout)
     told: commands.Told | commands.ToldOfMany
     if file is not None:
         with progress(quiet=as_json) as show:
             told = commands.many(settings, file, wanted, show)
     else:
-        told = commands.one(settings, text or "", pairs, params, key, wanted)
+        told = commands.one(settings, text or "", pairs, params, key, wanted, idempotent=idempotent)
     if as_json:
         print_json(told.as_json())
     else:

@@ -86,12 +86,19 @@ class ToldOfMany:
 
 
 def one(
-    settings: Settings, text: str, pairs: Sequence[str], params: str | None, key: str | None, wanted: Wanted
+    settings: Settings,
+    text: str,
+    pairs: Sequence[str],
+    params: str | None,
+    key: str | None,
+    wanted: Wanted,
+    *,
+    idempotent: bool = False,
 ) -> Told:
     """Send one command; raises what `run_command.send` and `Receipt.wait` raise, and `InputUnusable`."""
     statement = Statement(text, parameters.parse(pairs, params))
     with connected(settings) as app:
-        receipt = sending.send(app, statement, key)
+        receipt = sending.send(app, statement, key, idempotent=idempotent)
         found: dict[str, Outcome] = {}
         if who := wanted.replicas:
             found = receipt.wait(applied=who, timeout=wanted.timeout_s)

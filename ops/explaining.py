@@ -26,7 +26,7 @@ ASK_S = 10.0
 
 REFUSED = 4
 
-_KINDS = {"batch": "batched", "alone": "alone", "schema": "schema"}
+_KINDS = {"batch": "batched", "alone": "alone", "schema": "schema", "pieces": "in transactions of its own"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,16 @@ class Told:
             yield from _server(self.server)
 
 
-def explained(settings: Settings, text: str, pairs: Sequence[str], params: str | None, *, check: bool) -> Told:
+def explained(
+    settings: Settings, text: str, pairs: Sequence[str], params: str | None, *, check: bool, idempotent: bool
+) -> Told:
     """Explain one command; Kafka is not asked, and the replica's server only to *check*.
 
     Raises:
       InputUnusable, ValueNotDecodable: the parameters.
       Unavailable: the server does not answer, or not about the text.
     """
-    statement = Statement(text, parameters.parse(pairs, params))
+    statement = Statement(text, parameters.parse(pairs, params), idempotent)
     found = explaining.explain(statement, now=dt.datetime.now(dt.UTC), random=random.SystemRandom())
     return Told(found, _asked(settings, found.statement) if check and found.statement is not None else None)
 

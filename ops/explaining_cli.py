@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given many times."
 )
 @click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")
+@click.option("--idempotent", is_flag=True, help="Explain it as sent with --idempotent.")
 @click.option("--check", is_flag=True, help="Let the replica's server compile it, too; nothing is run.")
 @click.option("--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack.")
 @state_dir_option
@@ -28,6 +29,7 @@ def explain_command(
     text: str,
     pairs: tuple[str, ...],
     params: str | None,
+    idempotent: bool,
     check: bool,
     replica: int,
     state_dir: Path,
@@ -42,7 +44,9 @@ def explain_command(
     from ops import explaining
     from ops.connection import settings_for
 
-    told = explaining.explained(settings_for(state_dir, replica), text, pairs, params, check=check)
+    told = explaining.explained(
+        settings_for(state_dir, replica), text, pairs, params, check=check, idempotent=idempotent
+    )
     if as_json:
         print_json(told.as_json())
     else:

@@ -53,9 +53,10 @@ class Sent:
     examples: list[Rejected] = field(default_factory=list)
 
 
-def send(app: App, statement: Statement, key: str | None = None) -> Receipt:
+def send(app: App, statement: Statement, key: str | None = None, *, idempotent: bool = False) -> Receipt:
     """Append one command to the log; raises as `run_command.send` does."""
-    return app.run_command.send_with_options(args=(statement,), **_options(key))
+    declared = {"idempotent": True} if idempotent else {}
+    return app.run_command.send_with_options(args=(statement,), **_options(key), **declared)
 
 
 def send_all(app: App, items: Iterable[Item], read: Callable[[], int], size: int, progress: Progress = silent) -> Sent:

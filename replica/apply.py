@@ -15,6 +15,7 @@ from replica import cypher, plan, recovery, skipping
 from replica.errors import Held, PositionMoved, Unavailable, WrongCredentials
 from replica.marker import Key, Marker
 from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
+from replica.pieces import Pieces
 from replica.schema import SchemaChange
 from replica.statement import Applied, Outcome, Position
 from replica.transactions import ENCODING_ERRORS, Database, Failed, Moved, Writer
@@ -206,7 +207,8 @@ class Applier:
             elif unit.kind is plan.Kind.ALONE:
                 self._apply_alone(unit.commands[0])
             else:
-                change = SchemaChange(self._schema_database, self._key, self._writer, unit.commands[0])
+                steps = SchemaChange if unit.kind is plan.Kind.SCHEMA else Pieces
+                change = steps(self._schema_database, self._key, self._writer, unit.commands[0])
                 self._marker = change.apply(self._current(), published=self._returned)
 
     def _apply_batch(self, commands: Sequence[Command]) -> None:
@@ -236,7 +238,7 @@ class Applier:
             outcome = Outcome(command.offset, applied=False, code=NOT_ENCODABLE, message=message_of(error))
         else:
             built_in = all(cypher.analyse(statement.text).built_in_only for statement in command.statements)
-            if not is_deterministic(code_of(error), built_in_only=built_in):
+            if not is_deterministic(code_of(error), built_in_only=built_in, message=message_of(error)):
                 self._hold(command.offset, error)
             outcome = Outcome(command.offset, applied=False, code=code_of(error), message=message_of(error))
         self._marker = self._writer.write(

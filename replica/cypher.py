@@ -227,7 +227,7 @@ def is_constraint(text: str) -> bool:
 def schema_name(text: str, parameters: Mapping[str, object]) -> str | None:
     """The name that a schema command gives or drops; None where it leaves the name to the server."""
     found = significant(text)
-    at = next(index for index, token in enumerate(found) if token.word in {"INDEX", "CONSTRAINT"}) + 1
+    at = next((index for index, token in enumerate(found) if token.word in {"INDEX", "CONSTRAINT"}), len(found)) + 1
     if at >= len(found):
         return None
     token, following = found[at], words(found[at + 1 : at + 2])
@@ -327,7 +327,9 @@ class Text:
     alone: bool
     parameters: frozenset[str]
     built_in_only: bool
+    #: Why no replica may run it, whoever asks; that it commits in pieces is no such reason.
     refusal: str | None
+    own_transactions: bool
 
 
 def analyse(text: str) -> Text:
@@ -345,11 +347,19 @@ def _analyse(text: str) -> Text:
         alone=bool(called) or deletes_without_detach(text) or sees_any_node(text),
         parameters=parameter_names(text),
         built_in_only=bool(called) and all(name.lower().startswith("db.") for name in called),
-        refusal=refusal(text),
+        refusal=refusal(text, own_transactions=True),
+        own_transactions=runs_in_transactions(words(significant(text))),
     )
 
 
-def refusal(text: str) -> str | None:
+#: Why a text that runs in transactions of its own is refused, unless its author says that it may be run again.
+OWN_TRANSACTIONS: Final = (
+    "IN TRANSACTIONS commits in pieces, so it cannot share a transaction with the position: send batches, or say"
+    " idempotent=True if it may be run again after a part of it"
+)
+
+
+def refusal(text: str, *, own_transactions: bool = False) -> str | None:
     """Why *text* must not reach a server as a command, or None.  The same answer on every replica."""
     if nesting_depth(text) > MAX_NESTING:
         return f"nested deeper than {MAX_NESTING} levels; the server might never answer: pass data as parameters"
@@ -357,10 +367,10 @@ def refusal(text: str) -> str | None:
         return f"more than {MAX_CHAIN} operators in one expression; the server might never answer: pass a list"
     if mentions_marker(text):
         return f"names {MARKER_LABEL}, the label of the node that holds the replica's position"
-    return _refused_kind(words(significant(text)))
+    return _refused_kind(words(significant(text)), own_transactions=own_transactions)
 
 
-def _refused_kind(seen: Sequence[str]) -> str | None:
+def _refused_kind(seen: Sequence[str], *, own_transactions: bool) -> str | None:
     if _administers(seen):
         return "administration of a server is not replicated: run it on each server"
     if seen[:1] in {("EXPLAIN",), ("PROFILE",)}:
@@ -369,8 +379,8 @@ def _refused_kind(seen: Sequence[str]) -> str | None:
         return "USE names another graph; a replica has one database"
     if loads_csv(seen):
         return "LOAD CSV reads what may differ between replicas: send the rows as a parameter, UNWIND $rows AS row"
-    if runs_in_transactions(seen):
-        return "IN TRANSACTIONS commits in pieces, so it cannot share a transaction with the position: send batches"
+    if not own_transactions and runs_in_transactions(seen):
+        return OWN_TRANSACTIONS
     return None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,12 +21,13 @@ from replica.clocks import HIDDEN_CLOCK, Finding
 from replica.errors import NotDeterministic
 from replica.judging import Judgement, judge
 from replica.rules import RULES, Rule, Verdict
-from replica.statement import Statement
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from random import Random
+
+    from replica.statement import Statement
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
@@ -58,11 +59,12 @@ def freeze(statement: Statement, *, now: dt.datetime, random: Random) -> Frozen:
     judgement = _judged(statement)
     if not judgement.needed:
         same = judgement.text == statement.text
-        return Frozen(statement if same else Statement(judgement.text, statement.parameters), _rules(judgement))
+        return Frozen(statement if same else replace(statement, text=judgement.text), _rules(judgement))
     if any(name.startswith(cypher.RESERVED_PREFIX) for name in _names(statement)):
         raise _error("reserved-parameter", "a clock or a random value beside names that are already ours")
     drawn = {name: _value(name, now.astimezone(dt.UTC), random) for name in judgement.needed}
-    return Frozen(Statement(judgement.text, {**statement.parameters, **drawn}), _rules(judgement))
+    parameters = {**statement.parameters, **drawn}
+    return Frozen(replace(statement, text=judgement.text, parameters=parameters), _rules(judgement))
 
 
 def check(statement: Statement) -> None:
@@ -77,17 +79,18 @@ def check(statement: Statement) -> None:
 
 def findings(statement: Statement) -> tuple[Finding, ...]:
     """Every rule that *statement* touches, in text and parameters, where `freeze` stops at the first that refuses."""
-    judgement = _judgement(statement.text)
+    judgement = _judgement(statement)
     return (*judgement.findings, *(Finding(*found) for found in _refused_values(statement, judgement)))
 
 
-def _judgement(text: str) -> Judgement:
-    return _cached(text) if len(text) <= _CACHED_LENGTH else judge(text)
+def _judgement(statement: Statement) -> Judgement:
+    look_up = _cached if len(statement.text) <= _CACHED_LENGTH else judge
+    return look_up(statement.text, idempotent=statement.idempotent)
 
 
 def _judged(statement: Statement) -> Judgement:
     """The judgement of a statement with nothing in it to refuse."""
-    judgement = _judgement(statement.text)
+    judgement = _judgement(statement)
     for finding in judgement.findings:
         if RULES[finding.rule].verdict is Verdict.REFUSE:
             raise _error(finding.rule, finding.what)
@@ -97,8 +100,8 @@ def _judged(statement: Statement) -> Judgement:
 
 
 @lru_cache(maxsize=4096)
-def _cached(text: str) -> Judgement:
-    return judge(text)
+def _cached(text: str, *, idempotent: bool) -> Judgement:
+    return judge(text, idempotent=idempotent)
 
 
 def _error(rule: str, what: str) -> NotDeterministic:

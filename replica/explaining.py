@@ -92,6 +92,8 @@ def _reasons(statement: Statement, kind: plan.Kind) -> Iterator[str]:
     text = cypher.analyse(statement.text)
     if kind is plan.Kind.SCHEMA:
         yield "a schema change shares no transaction with the position: intent, change, position"
+    elif kind is plan.Kind.PIECES:
+        yield "it commits in transactions of its own, and is run again after a crash"
     elif kind is plan.Kind.ALONE:
         if called := cypher.procedures(statement.text):
             yield f"it calls {', '.join(called)}"

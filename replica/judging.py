@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from replica import clocks, cypher, lists
+from replica import batching, clocks, cypher, lists
 from replica.clocks import Finding, Notes
 from replica.reading import Reading, unreadable
 from replica.rules import (
@@ -63,12 +63,12 @@ class Judgement:
     schema: bool = False
 
 
-def judge(text: str) -> Judgement:
-    """Judge *text*; never raises."""
+def judge(text: str, *, idempotent: bool = False) -> Judgement:
+    """Judge *text*, of which its author may have said that it is *idempotent*; never raises."""
     if reason := unreadable(text):
         return Judgement((Finding(*reason),))
     bare = without_prefix(text)
-    if reason := _refused_kind(bare):
+    if reason := _refused_kind(bare, idempotent=idempotent):
         return Judgement((Finding(*reason, _place(text, *reason)),))
     reading = Reading(text)
     notes = Notes()
@@ -81,6 +81,7 @@ def judge(text: str) -> Judgement:
         _name_schema(reading, notes)
     else:
         notes.findings += [*_clauses(reading), *(Finding(*found) for found in lists.found_in(reading))]
+        notes.findings += batching.found_in(reading)
     if notes.temporal:
         notes.findings += clocks.hidden_clocks(reading, open_clock=notes.open_clock)
     return Judgement(
@@ -122,7 +123,7 @@ def without_prefix(text: str) -> str:
     return "".join(piece.text for piece in pieces[places[at] :]) if at < len(places) else ""
 
 
-def _refused_kind(bare: str) -> tuple[str, str] | None:
+def _refused_kind(bare: str, *, idempotent: bool) -> tuple[str, str] | None:
     """The rule for what is no command at all, whatever it calls, and what in the text is at fault."""
     found = cypher.significant(bare)
     seen = cypher.words(found)
@@ -131,7 +132,8 @@ def _refused_kind(bare: str) -> tuple[str, str] | None:
     cases = (
         ("unreadable", "no statement, or two prefixes", first in {"", "CYPHER"}),
         ("load-csv", "LOAD CSV", ("LOAD", "CSV") in pairs),
-        ("own-transactions", "IN TRANSACTIONS", cypher.runs_in_transactions(seen) or ("PERIODIC", "COMMIT") in pairs),
+        ("own-transactions", "IN TRANSACTIONS", cypher.runs_in_transactions(seen) and not idempotent),
+        ("own-transactions", "PERIODIC COMMIT", ("PERIODIC", "COMMIT") in pairs),
         ("explain", first, first in {"EXPLAIN", "PROFILE"}),
         ("local-facts", "SHOW", first == "SHOW"),
         ("other-graph", "USE", any(word == "USE" and _may_use(found, i) for i, word in enumerate(seen))),
@@ -142,7 +144,7 @@ def _refused_kind(bare: str) -> tuple[str, str] | None:
 
 def _refused_by_replicas(bare: str) -> tuple[str, str] | None:
     """What a replica would reject anyway: too complex for the server's parser, administration, the marker's label."""
-    if (reason := cypher.refusal(bare)) is None:
+    if (reason := cypher.refusal(bare, own_transactions=True)) is None:
         return None
     if cypher.MARKER_LABEL in reason:
         return "reserved-label", cypher.MARKER_LABEL

@@ -63,8 +63,8 @@ class Opinion:
     remarks: tuple[str, ...] = ()
 
 
-def ask(database: Database, statement: Statement, *, own_transactions: bool = False) -> Opinion:
-    """Let the server compile *statement*; *own_transactions* where CALL ... IN TRANSACTIONS is wanted.
+def ask(database: Database, statement: Statement) -> Opinion:
+    """Let the server compile *statement*.
 
     Costs one round trip (1 ms for a text that the server knows).  Raises `Unavailable` where the server's answer is
     about itself.
@@ -84,7 +84,7 @@ def ask(database: Database, statement: Statement, *, own_transactions: bool = Fa
         raise Unavailable(code_of(error), message_of(error), retry_after_s=pause_s(error)) from error
     operators = tuple(_operators(summary.plan))
     kind = str(summary.query_type)
-    against = tuple(_contradictions(statement.text, kind, operators, own_transactions=own_transactions))
+    against = tuple(_contradictions(statement.text, kind, operators, own_transactions=statement.idempotent))
     remarks = ("it writes nothing: a query does the same, and costs the log nothing",) if kind == READS else ()
     return Opinion(kind, operators, contradictions=against, remarks=() if against else remarks)
 

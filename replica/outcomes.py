@@ -67,6 +67,16 @@ DETERMINISTIC: Final[frozenset[str]] = frozenset(
 #: Deterministic only where every procedure of the text is built in (a missing full-text index, a bad argument).
 BUILT_IN_ONLY: Final[frozenset[str]] = frozenset(["Neo.ClientError.Procedure.ProcedureCallFailed"])
 
+#: Failures of the server by their code, which judge the command all the same: by what their message says, in English
+#: on every server.  One that is not recognised is held.
+BY_MESSAGE: Final[frozenset[tuple[str, str]]] = frozenset(
+    ("Neo.DatabaseError.Statement.ExecutionFailed", beginning)
+    for beginning in (
+        "Property value is too large to index",
+        "The shortest path algorithm does not work when the start and end nodes are the same",
+    )
+)
+
 _AUTHENTICATION: Final = frozenset(
     ["Neo.ClientError.Security.Unauthorized", "Neo.ClientError.Security.AuthenticationRateLimit"]
 )
@@ -84,9 +94,14 @@ LOCAL_PAUSE_S: Final = 5.0
 MESSAGE_LIMIT: Final = 500
 
 
-def is_deterministic(code: str, *, built_in_only: bool = False) -> bool:
-    """Tell whether every replica gives *code* for the same command; *built_in_only* as in `BUILT_IN_ONLY`."""
-    return code in DETERMINISTIC or (built_in_only and code in BUILT_IN_ONLY)
+def is_deterministic(code: str, *, built_in_only: bool = False, message: str = "") -> bool:
+    """Tell whether every replica gives *code*, with this *message*, for the same command.
+
+    *built_in_only* as in `BUILT_IN_ONLY`.
+    """
+    if code in DETERMINISTIC or (built_in_only and code in BUILT_IN_ONLY):
+        return True
+    return any(code == known and message.startswith(beginning) for known, beginning in BY_MESSAGE)
 
 
 def is_authentication(error: BaseException) -> bool:

@@ -32,6 +32,7 @@ class Kind(enum.Enum):
 
     BATCH = "batch"  # neighbours in one transaction
     ALONE = "alone"  # one command, because a neighbour in its transaction could change its meaning
+    PIECES = "pieces"  # one command that commits in transactions of its own
     SCHEMA = "schema"  # one schema command, which cannot share a transaction with the position
 
 
@@ -65,9 +66,19 @@ def verdict(command: Command) -> Outcome | None:
     if not command.statements:
         return _rejected(command, REFUSED, "a command without a statement")
     for statement in command.statements:
-        if reason := cypher.analyse(statement.text).refusal:
+        if reason := _refusal(command, statement):
             return _rejected(command, UNSUPPORTED, reason)
     return _schema_verdict(command) if is_schema(command) else None
+
+
+def _refusal(command: Command, statement: Statement) -> str | None:
+    text = cypher.analyse(statement.text)
+    if text.refusal is None and text.own_transactions:
+        if not statement.idempotent:
+            return cypher.OWN_TRANSACTIONS
+        if len(command.statements) > 1:
+            return "what commits in transactions of its own stands alone: nothing else can be applied together with it"
+    return text.refusal
 
 
 def is_schema(command: Command) -> bool:
@@ -98,6 +109,8 @@ def kind_of(command: Command) -> Kind:
         return Kind.BATCH
     if is_schema(command):
         return Kind.SCHEMA
+    if any(cypher.analyse(statement.text).own_transactions for statement in command.statements):
+        return Kind.PIECES
     return Kind.ALONE if any(cypher.analyse(s.text).alone for s in command.statements) else Kind.BATCH
 
 

@@ -107,7 +107,16 @@ RULES: Final[dict[str, Rule]] = {
             "write its body where it is called",
         ),
         ("load-csv", "files and addresses may differ between replicas", "send the rows: UNWIND $rows AS row"),
-        ("own-transactions", "it commits in pieces, which cannot be repeated exactly", "send batches as commands"),
+        (
+            "own-transactions",
+            "it commits in pieces, which cannot be repeated exactly",
+            "send batches as commands, or say idempotent=True if it may be run again after a part of it",
+        ),
+        (
+            "unordered-batches",
+            "where it fails half-way, other batches stay on each replica",
+            "put UNWIND of a list, or WITH ... ORDER BY a unique key, in front of CALL (x) { ... } IN TRANSACTIONS",
+        ),
         ("other-graph", "a replica has one database", "leave USE out"),
         ("explain", "EXPLAIN and PROFILE are for a person at one server", "leave the word out"),
         ("administration", "administration of a server is not replicated", "run it on each server"),

@@ -25,16 +25,22 @@ def objection(database: Database, key: Key, command: Command) -> str | None:
     driver raises.
     """
     with database.session() as session, session.begin_transaction(timeout=database.timeout_s) as tx:
-        marker = key.lock(tx)
-        if marker is None:
-            return "the position is gone"
-        if marker.offset >= command.offset:
-            return f"the command is applied: the graph is at {marker.offset}"
-        if marker.intent != command.offset or not plan.is_schema(command):
-            return None
-        there = _exists(tx, command)
+        reason = _objection(tx, key, command)
         tx.rollback()
-    if there is marker.existed:
+    return reason
+
+
+def _objection(tx: neo4j.Transaction, key: Key, command: Command) -> str | None:
+    marker = key.lock(tx)
+    if marker is None:
+        return "the position is gone"
+    if marker.offset >= command.offset:
+        return f"the command is applied: the graph is at {marker.offset}"
+    if marker.intent != command.offset:
+        return None
+    if not plan.is_schema(command):
+        return "it has begun to commit in transactions of its own: mend what it fails for, and it is run again"
+    if _exists(tx, command) is marker.existed:
         return None
     return "its schema change is made already, and only what follows failed: mend that, or undo the change by hand"
 

@@ -18,6 +18,8 @@ class Statement:
 
     text: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    #: Its author says that it may be run again after a part of it: lets CALL ... IN TRANSACTIONS through.
+    idempotent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

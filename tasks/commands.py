@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 import dramatiq
 from dramatiq.middleware import Middleware, MiddlewareError
 
 from brokers.errors import Undecodable
-from replica import plan
+from replica import cypher, plan
 from replica.determinism import check, freeze
 from replica.errors import NotDeterministic
 from replica.statement import Command, Statement
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 #: What `send_with_options` may be told about a command.
-OPTIONS = frozenset({"key", "explain"})
+OPTIONS = frozenset({"key", "explain", wire.IDEMPOTENT})
 
 #: What a frozen `rand()` or `randomUUID()` is drawn from.
 _random = random.SystemRandom()
@@ -95,7 +96,8 @@ class CommandActor(dramatiq.Actor[Any, Any]):
     ) -> Receipt:
         """As `send`.
 
-        Options: ``key``, the record's key in Kafka; ``explain``, whether a replica's server compiles it first.
+        Options: ``key``, the record's key in Kafka; ``explain``, whether a replica's server compiles it first;
+        ``idempotent``, that it may be run again after a part of it, as CALL ... IN TRANSACTIONS has to be.
         """
         if delay is not None:
             raise OptionUnknown("a command cannot be delayed: its place in the log is its time")
@@ -114,7 +116,7 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         if unknown:
             known = ", ".join(sorted(OPTIONS))
             raise OptionUnknown(f"commands have no option {', '.join(sorted(unknown))}; they have {known}")
-        statements = frozen(_statements(args, kwargs or {}))
+        statements = frozen(_declared(_statements(args, kwargs or {}), options))
         if options.pop("explain", self.opinion.default):
             self.opinion.require(statements)
         packed, parameters = wire.pack(statements)
@@ -129,6 +131,19 @@ def _statements(args: Sequence[Any], parameters: Mapping[str, Any]) -> tuple[Sta
     if parameters:
         raise CommandRefused("Statements carry their own parameters; keyword arguments belong to a text")
     return (args[0],) if isinstance(args[0], Statement) else tuple(args[0])
+
+
+def _declared(statements: Sequence[Statement], options: dict[str, Any]) -> Sequence[Statement]:
+    """*statements* as the option says; it travels only where it means something."""
+    if not options.pop(wire.IDEMPOTENT, False):
+        if any(isinstance(statement, Statement) and statement.idempotent for statement in statements):
+            raise CommandRefused("say idempotent=True among the options, where it is kept, and not in the Statement")
+        return statements
+    declared = tuple(replace(statement, idempotent=True) for statement in _present(statements))
+    if not any(cypher.analyse(statement.text).own_transactions for statement in declared):
+        raise CommandRefused("idempotent=True is for CALL { ... } IN TRANSACTIONS; any other command is applied once")
+    options[wire.IDEMPOTENT] = True
+    return declared
 
 
 class CommandFunction(Generic[P]):
@@ -197,7 +212,7 @@ class CommandGuard(Middleware):
                 f"{message.actor_name!r} is no command; use the `command` decorator instead of an actor on this queue"
             )
         try:
-            for statement in checked(wire.statements_of(message.args, message.kwargs)):
+            for statement in checked(wire.statements_in(message)):
                 check(statement)
         except (CommandRefused, NotDeterministic) as exc:
             raise _Refused(str(exc)) from exc

@@ -16,6 +16,7 @@ Parameters are typed JSON (see `replica.values`); plain JSON is valid typed JSON
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -39,6 +40,9 @@ QUERY_ACTOR = "run_query"
 
 #: Why a record on the command topic is no command; it becomes a rejected outcome, the same on every replica.
 REFUSED = "refused"
+
+#: The option of a command that may be run again after a part of it.
+IDEMPOTENT = "idempotent"
 
 
 class _Body(msgspec.Struct):
@@ -105,6 +109,17 @@ def statements_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[State
     except msgspec.ValidationError as exc:
         raise Undecodable(f"neither a text nor a list of statements: {exc}") from exc
     return tuple(_statement(text.text, text.parameters) for text in texts)
+
+
+def statements_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> tuple[Statement, ...]:
+    """The statements of a command's message, with what its options say about them.
+
+    Raises:
+      Undecodable: with the reason.
+    """
+    found = statements_of(message.args, message.kwargs)
+    idempotent = message.options.get(IDEMPOTENT) is True
+    return tuple(replace(statement, idempotent=True) for statement in found) if idempotent else found
 
 
 def _statement(text: str, parameters: Mapping[str, Any]) -> Statement:
@@ -204,7 +219,7 @@ def command_of(message: dramatiq.Message[Any] | dramatiq.MessageProxy, offset: i
     refused = message.options.get(REFUSED)
     if refused is not None:
         return Command(offset, (), refused=refused)
-    statements = statements_of(message.args, message.kwargs)
+    statements = statements_in(message)
     try:
         for statement in statements:  # anyone may write to the log: the sender may not have looked
             check(statement)

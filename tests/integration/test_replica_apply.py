@@ -388,3 +388,27 @@ def test_the_checksum_of_equal_histories_is_equal(driver: Driver) -> None:
     whole = checksum(driver, "neo4j")
     assert whole.position is not None
     assert (whole.nodes, whole.position.offset) == (5, 39)
+
+
+MISTAKES = [
+    ("CREATE (:Big {s: $s})", "Neo.DatabaseError.Statement.ExecutionFailed"),
+    ("MATCH (u:User {id: 1}) MATCH p = shortestPath((u)-[*]-(u)) SET u.n = length(p)", "...ExecutionFailed"),
+    (
+        "CREATE INDEX wrong FOR (x:X) ON (x.a) OPTIONS {indexProvider: 'none'}",
+        "Neo.ClientError.General.InvalidArguments",
+    ),
+    ("CREATE INDEX `` FOR (x:X) ON (x.a)", "Replica.UnnamedSchema"),
+    ("CREATE INDEX ` ` FOR (x:X) ON (x.a)", "Replica.UnnamedSchema"),
+    ("CALL db.create.setNodeVectorProperty(null, 'v', [1.0])", "Neo.ClientError.Procedure.ProcedureCallFailed"),
+    ("CALL db.createLabel('')", "Neo.ClientError.Schema.TokenNameError"),
+]
+
+
+@pytest.mark.parametrize(("text", "code"), MISTAKES)
+def test_what_is_a_mistake_everywhere_holds_no_log(driver: Driver, text: str, code: str) -> None:
+    """Also where the server calls it a failure of its own."""
+    replica = recovered(driver)
+    replica.apply([command(0, "CREATE INDEX big FOR (b:Big) ON (b.s)"), command(1, TEXT, id=1)])
+    applied = replica.apply([command(2, text, s="x" * 40_000), command(3, TEXT, id=1)])
+    assert applied.last == 3
+    assert [str(outcome.code).endswith(code.removeprefix("...")) for outcome in applied.rejected] == [True]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,12 +12,15 @@ from replica.marker import Key
 from replica.schema import SchemaChange
 from replica.statement import Applied, Command, Statement
 from replica.transactions import Database, Writer
+from tests.integration.schema_crasher import POINTS
+from tests.replicas import ROOT
 
 
 if TYPE_CHECKING:
     from neo4j import Driver
 
     from replica.marker import Marker
+    from tests.conftest import Neo4jServer
 
 
 def command(offset: int, text: str, **parameters: Any) -> Command:
@@ -126,3 +132,72 @@ def test_a_slow_applier_cannot_repeat_an_old_change_over_a_newer_one(driver: Dri
     with pytest.raises(Moved):
         slow.settle(known, published=-1)
     assert names(driver) == set()
+
+
+def states(driver: Driver) -> dict[str, str]:
+    """The indexes that commands made, and whether they are filled."""
+    records = driver.execute_query(
+        "SHOW INDEXES YIELD name, state, type WHERE type <> 'LOOKUP' AND name <> 'kafka_position'", database_="neo4j"
+    ).records
+    return {record["name"]: record["state"] for record in records}
+
+
+CONSTRAINT = "CREATE CONSTRAINT c FOR (x:X) REQUIRE x.a IS UNIQUE"
+KILLED = [
+    # the command, what is there afterwards, whether it counts as applied
+    (CREATE, {"i": "ONLINE"}, True),
+    (CONSTRAINT, {"c": "ONLINE"}, True),
+    ("CREATE CONSTRAINT c FOR (x:X) REQUIRE x.same IS UNIQUE", {}, False),
+    ("DROP INDEX old", {}, True),
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    ("text", "left", "expected"), [KILLED[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in KILLED[1:])]
+)
+def test_a_process_killed_within_a_schema_command_is_succeeded_by_one_that_ends_it(
+    driver: Driver, neo4j_servers: tuple[Neo4jServer, ...], point: str, text: str, left: dict[str, str], expected: bool
+) -> None:
+    """SIGKILL at each step, on a graph whose index takes a while to fill: same schema, same outcome, index online."""
+    old = {} if "old" not in text else {"old": "CREATE INDEX old FOR (x:X) ON (x.b)"}
+    rows = "UNWIND range(1, 5000) AS a CREATE (:X {a: a, b: a, same: 1})"
+    before = [command(offset, each) for offset, each in enumerate([rows, *old.values()])]
+    recovered(driver).apply(before)
+    server, offset = neo4j_servers[0], len(before)
+
+    arguments = [server.uri, server.user, server.password, str(offset), point, text]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.integration.schema_crasher", *arguments], cwd=ROOT, check=False, timeout=60
+    )
+
+    never_made = not expected and "awaited" in point
+    assert done.returncode == (0 if never_made else -signal.SIGKILL)
+    successor = Applier(driver, database="neo4j", topic="command", topic_id="id")
+    unreported = successor.recover(0)
+    applied = successor.apply([command(offset, text), command(offset + 1, "CREATE (:After)")])
+    rejected = [*(unreported.rejected if unreported else ()), *applied.rejected]
+    assert {outcome.offset for outcome in rejected} == (set() if expected else {offset})
+    assert states(driver) == left
+    assert (marker(driver).offset, marker(driver).intent) == (offset + 1, None)
+
+
+def test_a_command_is_not_skipped_once_its_schema_change_is_made(driver: Driver) -> None:
+    """Only what has left nothing in any graph can be passed over; a look at it waits for attempts under way."""
+    replica = recovered(driver)
+    change = command(0, CREATE)
+    attempt = steps(driver, change)
+    assert replica.objection(change) is None
+    intended = attempt.intend(marker(driver))
+    assert replica.objection(change) is None
+    attempt.change(existed=intended.existed)
+    assert "schema change is made already" in str(replica.objection(change))
+    replica.apply([change])
+    assert "the graph is at 0" in str(replica.objection(change))
+
+    skipped = Command(1, (), skipped="poison (ann)")
+    steps(driver, command(1, "DROP INDEX i")).intend(marker(driver))
+    applied = replica.apply([skipped])
+    assert [(o.offset, o.code, o.message) for o in applied.rejected] == [(1, "Replica.Skipped", "poison (ann)")]
+    assert marker(driver).intent is None
+    assert names(driver) == {"i"}

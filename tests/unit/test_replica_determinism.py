@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
@@ -10,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from neo4j.time import Date, DateTime, Time
 
-from replica import cypher, values
+from replica import cypher, plan, values
 from replica.determinism import Frozen, check, freeze
 from replica.errors import NotDeterministic
 from replica.rules import FUNCTIONS, PREFIXES, PROCEDURES, RULES, Verdict
-from replica.statement import Statement
+from replica.statement import Command, Statement
 
 
 NOW: Final = dt.datetime(2024, 2, 29, 13, 4, 5, 678901, tzinfo=dt.timezone(dt.timedelta(hours=1)))
@@ -409,9 +410,63 @@ def test_what_means_the_same_everywhere_comes_back_as_it_is(text: str) -> None:
     check(result.statement)
 
 
+#: Declared idempotent: what is let through, and what all replicas could not cut into the same batches.
+IN_ORDER: Final = (
+    "UNWIND $rows AS r CALL (r) { MERGE (:X {k: r}) } IN TRANSACTIONS",
+    "UNWIND range(1, 9) AS r CALL (r) { MERGE (n:X {k: r}) SET n.at = $t } IN TRANSACTIONS OF 3 ROWS ON ERROR FAIL",
+    "MATCH (n:X) WITH n ORDER BY n.k CALL (n) { DETACH DELETE n } IN TRANSACTIONS OF 1000 ROWS",
+    "CALL { MERGE (:X {k: 1}) } IN TRANSACTIONS",
+)
+NOT_IN_ORDER: Final = (
+    "MATCH (n:X) CALL (n) { DETACH DELETE n } IN TRANSACTIONS OF 1000 ROWS",
+    "MATCH (n:X) WITH n ORDER BY n.k WITH n CALL (n) { DETACH DELETE n } IN TRANSACTIONS",
+    "UNWIND $rows AS r MATCH (n:X {k: r}) CALL (n) { SET n.x = 1 } IN TRANSACTIONS",
+    "UNWIND $rows AS r CALL (r) { MERGE (:X {k: r}) } IN 2 CONCURRENT TRANSACTIONS",
+    "UNWIND $rows AS r CALL (r) { MERGE (:X {k: r}) } IN TRANSACTIONS ON ERROR CONTINUE",
+    "UNWIND $rows AS r CALL (r) { MERGE (:X {k: r}) } IN TRANSACTIONS OF 10 ROWS ON ERROR BREAK REPORT STATUS AS s",
+    "UNWIND $rows AS r CALL (r) { MERGE (:X {k: r}) } IN TRANSACTIONS CREATE (:Done)",
+    "UNWIND $rows AS r CALL (r) { MATCH (n) SET n.x = r } IN TRANSACTIONS",
+    "CALL () { UNWIND $rows AS r CALL (r) { MERGE (:X {k: r}) } IN TRANSACTIONS }",
+)
+
+
+@pytest.mark.parametrize("text", IN_ORDER)
+def test_a_text_that_commits_in_pieces_passes_only_when_it_is_declared_idempotent(text: str) -> None:
+    """The declaration is kept through freezing; what is frozen inside is one value for all batches."""
+    parameters = {"rows": [1, 2], "t": 1}
+    assert refused(text, parameters).rule == "own-transactions"
+    declared = Statement(text.replace("$t", "datetime()"), parameters, idempotent=True)
+    made = freeze(declared, now=NOW, random=Random(1)).statement
+    check(made)
+    assert made.idempotent
+    assert "datetime()" not in made.text
+    assert plan.kind_of(Command(0, (made,))) is plan.Kind.PIECES
+    assert plan.verdict(Command(0, (replace(made, idempotent=False),))) is not None
+    assert plan.verdict(Command(0, (made, Statement("CREATE (:X)")))) is not None
+
+
+@pytest.mark.parametrize("text", NOT_IN_ORDER)
+def test_batches_that_replicas_may_cut_otherwise_are_refused_also_when_declared_idempotent(text: str) -> None:
+    """What is kept of a failing one would differ; and none may run beside another, or touch the position's node."""
+    with pytest.raises(NotDeterministic) as caught:
+        freeze(Statement(text, {"rows": [1]}, idempotent=True), now=NOW, random=Random(1))
+    assert caught.value.rule == "unordered-batches"
+    assert "ORDER BY" in caught.value.rewrite
+
+
+def test_what_is_drawn_for_each_row_stays_refused_in_batches() -> None:
+    """Declared idempotent is not declared deterministic."""
+    text = "UNWIND $rows AS r CALL (r) { CREATE (:X {u: randomUUID()}) } IN TRANSACTIONS"
+    with pytest.raises(NotDeterministic, match="a value is drawn for each row"):
+        freeze(Statement(text, {"rows": [1]}, idempotent=True), now=NOW, random=Random(1))
+    periodic = Statement("USING PERIODIC COMMIT 10 MATCH (n:X) SET n.x = 1", idempotent=True)
+    with pytest.raises(NotDeterministic, match="PERIODIC COMMIT"):
+        check(periodic)
+
+
 def test_every_rule_has_an_example() -> None:
     """The table and its examples are the same list."""
-    assert RULES.keys() == {"clock", "random", "generated-name", *REFUSED, *TOLD}
+    assert RULES.keys() == {"clock", "random", "generated-name", "unordered-batches", *REFUSED, *TOLD}
     assert {rule for _, rule in PREFIXES} <= RULES.keys()
     assert all(name == name.lower() for name in FUNCTIONS | PROCEDURES)
 

@@ -8,8 +8,9 @@ import dramatiq
 import pytest
 
 from replica.errors import ValueNotEncodable
-from replica.statement import Statement
+from replica.statement import Command, Statement
 from settings import Settings
+from tasks import wire
 from tasks.app import App
 from tasks.errors import CommandRefused, OptionUnknown
 
@@ -50,6 +51,26 @@ def test_a_command_function_is_evaluated_where_it_is_sent_from(app: App) -> None
     assert follow("x", "y") == Statement(
         "MATCH (a {n: $a}), (b {n: $b}) MERGE (a)-[:FOLLOWS]->(b)", {"a": "x", "b": "y"}
     )
+
+
+IN_TRANSACTIONS = "UNWIND $rows AS r CALL (r) { MERGE (:X {k: r}) } IN TRANSACTIONS OF 10 ROWS"
+
+
+def test_a_command_that_commits_in_pieces_has_to_be_declared_and_says_so_in_the_log(app: App) -> None:
+    """A replica reads the declaration out of the message, and takes none for granted."""
+    with pytest.raises(CommandRefused, match="idempotent=True"):
+        app.run_command.message(IN_TRANSACTIONS, rows=[1])
+    with pytest.raises(CommandRefused, match="any other command is applied once"):
+        app.run_command.message_with_options(args=("CREATE (:X)",), idempotent=True)
+    with pytest.raises(CommandRefused, match="among the options"):
+        app.run_command.message(Statement(IN_TRANSACTIONS, {"rows": [1]}, idempotent=True))
+
+    message = app.run_command.message_with_options(args=(IN_TRANSACTIONS,), kwargs={"rows": [1]}, idempotent=True)
+
+    assert message.options == {"idempotent": True}
+    assert wire.command_of(message, 7) == Command(7, (Statement(IN_TRANSACTIONS, {"rows": [1]}, idempotent=True),))
+    undeclared = message.copy(options={"idempotent": "yes"})
+    assert "commits in pieces" in str(wire.command_of(undeclared, 7).refused)
 
 
 def test_clock_and_randomness_are_values_before_the_log(app: App) -> None:

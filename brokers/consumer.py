@@ -139,7 +139,8 @@ class GroupConsumer:
         self._suspects = Suspects(self._alone)
         self._seldom = Seldom()
         self._closing = threading.Event()
-        self._seat = take_seat(group_id) if seated and protocol == "classic" else None
+        whose = str(settings.get("client.id", ""))
+        self._seat = take_seat(group_id, client_id=whose) if seated and protocol == "classic" else None
         config = base_config(settings, health or Health()) | consumer_config(group_id, protocol, self._seat)
         self._callbacks = Callbacks()
         on_commit = self._callbacks.guarded(self.commits.answered)

@@ -51,10 +51,14 @@ class Seat:
 _seats: weakref.WeakSet[Seat] = weakref.WeakSet()
 
 
-def take_seat(group_id: str, folder: Path | None = None) -> Seat | None:
-    """The lowest free seat of *group_id* on this machine; none where there is no place to lock files."""
+def take_seat(group_id: str, folder: Path | None = None, *, client_id: str = "") -> Seat | None:
+    """The lowest free seat of *group_id* on this machine; none where there is no place to lock files.
+
+    Each *client_id* has seats of its own: Kafka goes on calling a member's successor by the predecessor's client id.
+    """
     folder = folder or Path(tempfile.gettempdir()) / f"kafka-seats-{os.getuid()}"
-    digest = hashlib.sha256(group_id.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{group_id} {client_id}".rstrip().encode()).hexdigest()[:16]
+    whose = f"-{digest[:8]}" if client_id else ""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         for number in itertools.count(1):
@@ -64,7 +68,7 @@ def take_seat(group_id: str, folder: Path | None = None) -> Seat | None:
             except BlockingIOError:
                 os.close(file)
             else:
-                return Seat(f"{_machine()}-{number}", file)
+                return Seat(f"{_machine()}{whose}-{number}", file)
     except OSError as exc:
         logger.info("kafka_no_seat group=%s text=%s", group_id, exc)
     return None

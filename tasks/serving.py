@@ -147,7 +147,8 @@ class Serving:
             case "return":
                 self._serving = True
                 self._come_back()
-                logger.warning("serving_again reasons=%s", _words(self._reasons) or "none")
+                level = logging.WARNING if self._reasons else logging.INFO
+                logger.log(level, "serving reasons=%s", _words(self._reasons) or "none")
             case None:
                 return
 

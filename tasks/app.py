@@ -31,7 +31,7 @@ from tasks.levels import Asking
 from tasks.log import CommandLog
 from tasks.lookout import Lookout
 from tasks.queries import Answering, QueryActor
-from tasks.serving import Behind, Serving, ServingQueries, client_id, others_of
+from tasks.serving import Behind, Serving, ServingQueries, client_id, held, others_of
 from tasks.sessions import Session
 
 
@@ -175,6 +175,7 @@ class App:
         )
         if self.settings.query_max_lag_s:
             serving.feed("lag", Behind(self.lookout, self.settings.query_max_lag_s))
+            serving.feed("held", held(self.broker.blocked, self.command_topic.name))
         return serving
 
     def session(self, *tokens: str) -> Session:

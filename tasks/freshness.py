@@ -68,7 +68,7 @@ class Freshness:
         if left_ms <= 0 or away or self._lack(level, sight, YOUNG_S) is None:
             return None
         still = time.monotonic() - self._lookout.moved_at > STILL_S
-        self._lookout.want(log=still or level.at_least is None or level.max_lag is not None)
+        self._lookout.want(log=still or level.limits_lag)
         return min(ASK_AGAIN_S, left_ms / 1000)
 
     # In the worker.
@@ -111,8 +111,9 @@ class Freshness:
             if lack is not None:
                 return lack + (f"; the log ends at {sight.end}" if sight.end is not None else "")
         now = time.monotonic()
-        if level.max_lag is not None and (sight.lag is None or now - sight.at > young_s or sight.lag > level.max_lag):
-            return f"at {sight.position}, {'?' if sight.lag is None else sight.lag} offsets behind the log's end"
+        lag = sight.lag if now - sight.end_at <= young_s else None
+        if level.max_lag is not None and (lag is None or lag > level.max_lag):
+            return f"at {sight.position}, {'?' if lag is None else lag} offsets behind the log's end"
         if level.max_lag_s is not None:
             lag_s = sight.lag_s(now, now_ms())
             if lag_s is None or lag_s > level.max_lag_s:
@@ -125,7 +126,7 @@ class Freshness:
 
 
 def _asks(level: Level) -> bool:
-    return not level.at_least is level.max_lag is level.max_lag_s is None
+    return level.at_least is not None or level.limits_lag
 
 
 def _behind(level: Level, topic_id: str, position: int, covered: int) -> str | None:

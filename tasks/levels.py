@@ -75,6 +75,11 @@ class Level(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(self, pass_ms=half_way(now_ms, self.until_ms))
 
     @property
+    def limits_lag(self) -> bool:
+        """Whether it matters where the log ends."""
+        return self.max_lag is not None or self.max_lag_s is not None
+
+    @property
     def wanted(self) -> str:
         """What was asked for, in the words of whoever asked."""
         parts = []

@@ -41,7 +41,8 @@ class Sight:
     """What one look has shown.  *at*: monotonic seconds when it began.
 
     *covered*: no command up to there is missing, be it that the offsets behind the position are no commands.
-    *end* of the log and *oldest_ms*, the time of the oldest missing command, where they were asked for.
+    *end* of the log, asked for at *end_at*, and *oldest_ms*, a time than which no missing command is older: where they
+    were ever asked for.
     """
 
     at: float
@@ -49,33 +50,38 @@ class Sight:
     topic_id: str = ""
     covered: int = -1
     end: int | None = None
+    end_at: float = 0.0
     oldest_ms: int | None = None
     problem: str | None = None
 
     @property
     def caught_up(self) -> bool:
-        """Nothing was missing of what was in the log when the look began."""
+        """Nothing is missing of what was in the log when its end was asked for."""
         return self.end is not None and self.covered >= self.end - 1
 
     @property
     def lag(self) -> int | None:
-        """Offsets that were missing of what was in the log then; none where that was not asked."""
+        """Offsets that are missing of what was in the log then; none where that was never asked."""
         return None if self.end is None else max(self.end - 1 - self.covered, 0)
 
     def lag_s(self, now: float, wall_ms: float) -> float | None:
         """The age, at most, of the oldest command that may be missing at *now*; none where that is not known."""
         if self.caught_up:
-            return max(now - self.at, 0.0)
+            return max(now - self.end_at, 0.0)
         if self.oldest_ms is None:
             return None
         return max((wall_ms - self.oldest_ms) / 1000, 0.0)
 
 
 def beyond(before: Sight | None, sight: Sight) -> Sight:
-    """*sight* of a look that did not ask for the log, with what is known of it while the position does not move."""
-    if before is None or (before.position, before.topic_id) != (sight.position, sight.topic_id):
+    """*sight* of a look that did not ask for the log, with what is known of the log from the one *before*."""
+    if before is None or before.topic_id != sight.topic_id or before.position > sight.position:
         return sight
-    return replace(sight, covered=max(before.covered, sight.covered), oldest_ms=before.oldest_ms)
+    # What is missing after a move is no older than what was missing before it.
+    known = replace(sight, end=before.end, end_at=before.end_at, oldest_ms=before.oldest_ms)
+    if before.position < sight.position:
+        return known
+    return replace(known, covered=max(before.covered, sight.covered))
 
 
 class Lookout:
@@ -174,7 +180,7 @@ class Lookout:
 
     def _with_log(self, sight: Sight, end: int) -> Sight:
         if sight.position >= end - 1:
-            return replace(sight, end=end)
+            return replace(sight, end=end, end_at=sight.at)
         if self._peek is None:
             self._peek = self._open_peek()
         try:
@@ -183,4 +189,4 @@ class Lookout:
             self._peek.close()
             self._peek = None
             raise
-        return replace(sight, covered=following - 1, end=end, oldest_ms=oldest_ms)
+        return replace(sight, covered=following - 1, end=end, end_at=sight.at, oldest_ms=oldest_ms)

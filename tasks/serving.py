@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     import dramatiq
 
+    from brokers.assignment import Blocked
     from tasks.lookout import Lookout
 
 logger = logging.getLogger("tasks.serving")
@@ -42,11 +43,8 @@ EVERY_S = 1.0
 #: them.
 FIRST_LOOKS, FIRST_S = 20, 0.1
 
-#: Seconds without a view of the database after which the replica leaves.
+#: Seconds without a view of the database, or of a held command, after which the replica leaves.
 BLIND_S = 5.0
-
-#: Seconds without a new look after which nothing is known.
-LOST_SIGHT_S = 30.0
 
 #: The code of an answer from a replica that is unfit.
 NOT_SERVING = "Replica.NotServing"
@@ -182,8 +180,6 @@ class Behind:
         lag_s = None if sight is None else sight.lag_s(now, now_ms())
         if sight is None or sight.problem is not None or lag_s is None:
             return self._blind(now, None if sight is None else sight.problem)
-        if sight.caught_up and now - sight.at > LOST_SIGHT_S:
-            return self._blind(now, "the last look is old")
         self._lagging = lag_s > (self._most_s / 2 if self._lagging else self._most_s)
         return Reason(f"the oldest missing command is {lag_s:.0f} s old") if self._lagging else None
 
@@ -192,6 +188,18 @@ class Behind:
         if now - self._seen_at < BLIND_S and not self._lagging:
             return None
         return Reason(problem or "not seen yet how far it is")
+
+
+def held(blocked: Callable[[], Mapping[str, Blocked]], topic: str) -> Callable[[], Reason | None]:
+    """The feed about the command that this process holds, if it applies *topic*; elsewhere that shows as lag."""
+
+    def ask() -> Reason | None:
+        found = blocked().get(f"{topic}/0")
+        if found is None or not found.attempts or time.time() - found.since < BLIND_S:
+            return None
+        return Reason(f"a command is held: {found.reason}")
+
+    return ask
 
 
 class ServingQueries(Middleware):

@@ -107,9 +107,9 @@ def test_a_level_goes_with_the_time_until_which_it_may_be_waited_for() -> None:
 @pytest.mark.parametrize("option", sorted(levels.OPTIONS))
 def test_a_message_for_later_has_no_level(option: str) -> None:
     """It would be settled when the message is made, and be wrong when it is sent."""
-    app = App(Settings(REDIS_URL=None))
+    app, given = App(Settings(REDIS_URL=None)), cast("dict[str, Any]", {option: 1})
     with pytest.raises(LevelRefused, match=f"{option}: .*use send_with_options"):
-        app.run_query.message_with_options(args=("RETURN 1",), **{option: 1})
+        app.run_query.message_with_options(args=("RETURN 1",), **given)
 
 
 def test_the_option_that_travels_is_nobodys_to_set() -> None:
@@ -185,12 +185,14 @@ class Out:
 
 def seen(position: int, **fields: Any) -> Sight:
     """A sight; *at* counts from the moment at which `fresh` gets it."""
-    return Sight(**{"at": 0.0, "position": position, "topic_id": "log", "covered": position} | fields)
+    given: dict[str, Any] = {"at": 0.0, "position": position, "topic_id": "log", "covered": position}
+    return Sight(**given | fields)
 
 
 def fresh(sight: Sight | None) -> tuple[Freshness, Out]:
     """A replica that was seen so."""
-    out = Out(None if sight is None else replace(sight, at=time.monotonic() + sight.at))
+    now = time.monotonic()
+    out = Out(None if sight is None else replace(sight, at=now + sight.at, end_at=now + sight.at))
     return Freshness("r1", cast("Any", out)), out
 
 
@@ -267,14 +269,15 @@ def test_offsets_that_are_no_commands_count_where_the_position_is_still_the_one_
         freshness.check(level, Position("command", "log", 0, 3))
 
 
-def test_a_look_that_asked_for_less_keeps_what_is_known_while_nothing_moves() -> None:
-    """And nothing of it when the position, or the log, is another one."""
+def test_a_look_that_asked_for_less_keeps_what_is_known_of_the_log() -> None:
+    """What is missing after a move is no older than before; of another log, or a graph that went back, nothing is."""
     before = seen(4, covered=6, end=7, oldest_ms=99)
 
-    assert lookout.beyond(before, seen(4)).covered == 6
-    assert lookout.beyond(before, seen(4)).oldest_ms == 99
-    assert lookout.beyond(before, seen(5)).covered == 5
-    assert lookout.beyond(before, seen(4, topic_id="other")).covered == 4
+    still, moved = lookout.beyond(before, seen(4)), lookout.beyond(before, seen(5))
+    assert (still.covered, still.end, still.oldest_ms) == (6, 7, 99)
+    assert (moved.covered, moved.end, moved.oldest_ms) == (5, 7, 99)
+    assert lookout.beyond(before, seen(4, topic_id="other")) == seen(4, topic_id="other")
+    assert lookout.beyond(before, seen(3)) == seen(3)
 
 
 def test_a_snapshot_is_tried_again_until_nothing_comes_in_between() -> None:

@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import pytest
 
+from brokers.assignment import Blocked
 from replica.errors import QueryUnavailable
 from tasks.lookout import Sight
-from tasks.serving import Behind, Reason, Serving, client_id, decide, others_of
+from tasks.serving import Behind, Reason, Serving, client_id, decide, held, others_of
 
 
 OLD = Reason("old")
@@ -112,7 +113,9 @@ def test_lag_is_a_reason_from_its_limit_on_and_none_any_more_at_half_of_it() -> 
     behind = Behind(out, 60.0)
 
     def at(lag_s: float) -> bool:
-        out.sight = Sight(time.monotonic(), end=10, oldest_ms=int((time.time() - lag_s) * 1000))
+        out.sight = Sight(
+            time.monotonic(), end=10, end_at=time.monotonic(), oldest_ms=int((time.time() - lag_s) * 1000)
+        )
         return behind() is not None
 
     assert behind() is not None
@@ -121,6 +124,19 @@ def test_lag_is_a_reason_from_its_limit_on_and_none_any_more_at_half_of_it() -> 
     assert behind() is None
     behind._seen_at -= 6
     assert behind() == Reason("gone")
+
+
+def test_a_command_that_is_held_for_seconds_is_a_reason() -> None:
+    """A moment is none, nor is a queue that somebody has paused."""
+    blocked: dict[str, Blocked] = {}
+    ask = held(lambda: blocked, "command")
+    assert ask() is None
+    blocked["command/0"] = Blocked(time.time(), "a deadlock", 1)
+    assert ask() is None
+    blocked["command/0"] = Blocked(time.time() - 9, "paused", 0)
+    assert ask() is None
+    blocked["command/0"] = Blocked(time.time() - 9, "out of memory", 4)
+    assert ask() == Reason("a command is held: out of memory")
 
 
 def test_replicas_know_each_other_by_their_client_ids() -> None:

@@ -271,7 +271,7 @@ def enqueue_query(
     from ops import queries
     from ops.connection import settings_for
 
-    fresh = query_options(timeout_s=timeout, **level)
+    fresh = query_options(**level)
     settings = settings_for(state_dir)
     rows = queries.ask(settings, text, pairs, params, timeout_s=timeout, max_rows=max_rows, level=fresh)
     if as_json:

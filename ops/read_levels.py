@@ -11,10 +11,6 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Of the time that a person waits for an answer, the part in which a fresh replica has to be found: else they would be
-#: told that nothing came, and not why.
-SHARE = 0.8
-
 _lag = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)|(\d+)")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -66,7 +62,6 @@ def query_options(
     max_lag: tuple[tuple[str, float], ...],
     linearizable: bool,
     snapshot: bool,
-    timeout_s: float,
 ) -> dict[str, Any]:
     """The options of `send_with_options` that these mean.
 
@@ -84,4 +79,4 @@ def query_options(
         raise click.UsageError("--linearizable, or --at-least last, is as fresh as can be: leave the other levels out.")
     found |= {"linearizable": True} if linearizable else {}
     found |= {"snapshot": True} if snapshot else {}
-    return found | {"wait": timeout_s * SHARE} if found else {}
+    return found

@@ -96,7 +96,9 @@ class Freshness:
             return
         offset, topic_id = (-1, "") if position is None else (position.offset, position.topic_id)
         sight = self._lookout.sight
-        covered = sight.covered if sight is not None and sight.position == offset else offset
+        covered = (
+            sight.covered if sight is not None and (sight.position, sight.topic_id) == (offset, topic_id) else offset
+        )
         lack = _behind(level, topic_id, offset, covered)
         if lack is not None:
             self._lookout.forget()

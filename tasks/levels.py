@@ -50,6 +50,9 @@ OPTION = "level"
 #: Longest wait, in seconds, that a caller may ask for.
 LONGEST_WAIT_S = 3600.0
 
+#: Of a query's ``timeout``, the part in which a fresh replica has to be found, unless ``wait`` says otherwise.
+SHARE = 0.8
+
 
 class Level(msgspec.Struct, frozen=True, omit_defaults=True):
     """What travels.  Times are milliseconds of the sender's wall clock.
@@ -138,11 +141,20 @@ class Asking:
         if not given:
             return others
         _refuse_contradictions(given)
-        level = self._level(given)
+        level = self._level(given, self._wait(given, others.get("timeout")))
         return others if level is None else others | {OPTION: packed(level)}
 
-    def _level(self, given: Mapping[str, Any]) -> Level | None:
-        wait_s = self._wait_s if "wait" not in given else _seconds(given["wait"], "wait", LONGEST_WAIT_S)
+    def _wait(self, given: Mapping[str, Any], timeout: object) -> float:
+        """Less than the caller's own *timeout*, or it would be told that nothing came, and not why."""
+        limit = timeout if isinstance(timeout, (int, float)) else math.inf
+        if "wait" not in given:
+            return min(self._wait_s, limit * SHARE)
+        wait_s = _seconds(given["wait"], "wait", LONGEST_WAIT_S)
+        if wait_s > limit:
+            raise LevelRefused(f"wait={wait_s:g} is longer than the query may take at all: timeout={limit:g}")
+        return wait_s
+
+    def _level(self, given: Mapping[str, Any], wait_s: float) -> Level | None:
         max_lag_s = _seconds(given["max_lag_s"], "max_lag_s", math.inf) if "max_lag_s" in given else None
         max_lag = _offset(given["max_lag"], "max_lag") if "max_lag" in given else None
         source = given.get("at_least")

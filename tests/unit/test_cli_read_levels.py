@@ -18,7 +18,7 @@ def parsed(*arguments: str) -> tuple[dict[str, Any], str]:
     @click.command()
     @level_options
     def command(**level: Any) -> None:
-        found.update(query_options(timeout_s=10, **level))
+        found.update(query_options(**level))
 
     result = CliRunner().invoke(command, arguments)
     return found, result.output
@@ -38,11 +38,11 @@ def parsed(*arguments: str) -> tuple[dict[str, Any], str]:
     ],
 )
 def test_options_become_a_level(arguments: list[str], options: dict[str, Any]) -> None:
-    """Which waits for less time than the person does."""
+    """As `send_with_options` takes it."""
     found, output = parsed(*arguments)
 
     assert output == ""
-    assert found == (options | {"wait": 8.0} if options else {})
+    assert found == options
 
 
 @pytest.mark.parametrize(

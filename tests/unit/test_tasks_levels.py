@@ -67,6 +67,7 @@ def message(options: dict[str, Any]) -> dramatiq.Message[Any]:
         ({"max_lag_s": float("nan")}, "not nan"),
         ({"max_lag_s": float("inf")}, "not inf"),
         ({"at_least": 1, "wait": 4000}, "at most 3600"),
+        ({"at_least": 1, "wait": 5, "timeout": 4}, "longer than the query may take at all: timeout=4"),
     ],
 )
 def test_what_makes_no_level_is_refused_before_anything_is_sent(options: dict[str, Any], text: str) -> None:
@@ -102,6 +103,15 @@ def test_a_level_goes_with_the_time_until_which_it_may_be_waited_for() -> None:
     assert level.passed_on(level.pass_ms).pass_ms == level.pass_ms + 1000
     assert level.passed_on(level.until_ms - 400).pass_ms == level.until_ms
     assert level.wanted == "at_least=0 and max_lag=0 and max_lag_s=2"
+
+
+@pytest.mark.parametrize(("timeout", "wait_ms"), [(None, 10_000), (30, 10_000), (5, 4000)])
+def test_a_caller_with_little_time_hears_why_before_it_is_over(timeout: float | None, wait_ms: int) -> None:
+    """Whatever the setting says."""
+    level = asked(at_least=1, timeout=timeout)
+
+    assert level is not None
+    assert level.until_ms - level.sent_ms == wait_ms
 
 
 @pytest.mark.parametrize("option", sorted(levels.OPTIONS))

@@ -194,7 +194,7 @@ class Out:
 
 
 def seen(position: int, **fields: Any) -> Sight:
-    """A sight; *at* counts from the moment at which `fresh` gets it."""
+    """A sight; its times count from the moment at which `fresh` gets it."""
     given: dict[str, Any] = {"at": 0.0, "position": position, "topic_id": "log", "covered": position}
     return Sight(**given | fields)
 
@@ -202,7 +202,10 @@ def seen(position: int, **fields: Any) -> Sight:
 def fresh(sight: Sight | None) -> tuple[Freshness, Out]:
     """A replica that was seen so."""
     now = time.monotonic()
-    out = Out(None if sight is None else replace(sight, at=now + sight.at, end_at=now + sight.at))
+    if sight is not None:
+        oldest_ms = None if sight.oldest_ms is None else now_ms() + sight.oldest_ms
+        sight = replace(sight, at=now + sight.at, end_at=now + sight.at, oldest_ms=oldest_ms)
+    out = Out(sight)
     return Freshness("r1", cast("Any", out)), out
 
 
@@ -221,8 +224,8 @@ def fresh(sight: Sight | None) -> tuple[Freshness, Out]:
         ({"max_lag": 3}, seen(5), False),
         ({"max_lag": 3}, seen(5, end=6, at=-1.0), False),
         ({"max_lag_s": 60}, seen(5, end=6, at=-1.0), True),
-        ({"max_lag_s": 60}, seen(5, end=9, oldest_ms=now_ms() - 70_000), False),
-        ({"max_lag_s": 60}, seen(5, end=9, oldest_ms=now_ms() - 5_000), True),
+        ({"max_lag_s": 60}, seen(5, end=9, oldest_ms=-70_000), False),
+        ({"max_lag_s": 60}, seen(5, end=9, oldest_ms=-5_000), True),
         ({"max_lag_s": 60}, seen(5, end=9), False),
         ({"at_least": 5, "max_lag": 3}, seen(5, end=20), False),
         ({"snapshot": True}, None, True),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import click
 
@@ -20,6 +20,7 @@ from ops.dead_cli import dead
 from ops.delayed_cli import delayed
 from ops.explaining_cli import explain_command
 from ops.keys_cli import keys
+from ops.read_levels import level_options, query_options
 from ops.replica_cli import print_replicas, replica
 from ops.skip_cli import skip
 from ops.snapshot_cli import snapshot
@@ -257,6 +258,7 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
 @click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds that the query may take.")
 @click.option("--max-rows", type=click.IntRange(min=1), help="Rows at most; never more than QUERY_MAX_ROWS.")
+@level_options
 @click.option(
     "--format",
     "form",
@@ -277,17 +279,21 @@ def enqueue_query(
     form: str,
     state_dir: Path,
     as_json: bool,
+    **level: Any,
 ) -> None:
-    """Ask any replica, and print its answer.
+    """Ask any replica, or one that is fresh enough, and print its answer.
 
     Parameters are given as for enqueue-command.  Where the rows come from stands on standard error.
 
-    Exit codes: 1 it failed or was answered with an error, 2 nothing was sent, 3 no answer in time.
+    Exit codes: 1 it failed or was answered with an error, 2 nothing was sent, 3 no answer in time, or no replica was as
+    fresh as asked.
     """
     from ops import queries
     from ops.connection import settings_for
 
-    rows = queries.ask(settings_for(state_dir), text, pairs, params, timeout_s=timeout, max_rows=max_rows)
+    fresh = query_options(**level)
+    settings = settings_for(state_dir)
+    rows = queries.ask(settings, text, pairs, params, timeout_s=timeout, max_rows=max_rows, level=fresh)
     if as_json:
         print_json(queries.as_object(rows))
     else:

@@ -146,6 +146,19 @@ class Settings(BaseSettings):
         alias="EXPLAIN_COMMANDS",
         description="Let the database compile each command before it is sent: one round trip more.",
     )
+    query_wait_s: float = Field(
+        10.0,
+        alias="QUERY_WAIT_S",
+        gt=0,
+        le=3600,
+        description="How long a query waits for a replica that is as fresh as it asks for, seconds.",
+    )
+    query_max_lag_s: float = Field(
+        300.0,
+        alias="QUERY_MAX_LAG_S",
+        ge=0,
+        description="A replica that lacks an older command than that, seconds, leaves the queries to others; 0: never.",
+    )
     apply_batch: int = Field(
         500, alias="APPLY_BATCH", ge=1, le=10_000, description="Commands that may share one transaction."
     )

@@ -202,6 +202,9 @@ class Buffer:
             self._suspect = None
             return unit.records[0]
 
+    def reconsider(self) -> None:
+        """Ask again about what is held back; for subclasses."""
+
     def idle(self) -> bool:
         """Whether Dramatiq has nothing of this queue."""
         with self.changed:

@@ -6,10 +6,13 @@ half a second each, one partition after the other.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public here, though not marked so
+
+from brokers.errors import Unreachable
 
 
 if TYPE_CHECKING:
@@ -42,6 +45,22 @@ def bounds(
     except KafkaException:
         return found
     return found | _bounds(admin, missing, timeout_s, committed=committed)
+
+
+def end_of(admin: AdminClient, topic: str, timeout_s: float) -> int:
+    """The high watermark of partition 0, as its leader tells it.
+
+    Raises:
+      Unreachable: nobody does.
+    """
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # not annotated
+    for _ in range(2):
+        found = _asked(admin, [(topic, 0)], latest, timeout_s, committed=False)
+        if found:
+            return found[topic, 0]
+        with suppress(KafkaException):
+            admin.list_topics(timeout=timeout_s)  # as above
+    raise Unreachable(f"Kafka does not tell the end of topic {topic!r} within {timeout_s:g} s")
 
 
 def _bounds(

@@ -130,6 +130,7 @@ class GroupConsumer:
         self._lock = threading.Lock()
         self._buffers: dict[str, Buffer] = {}  # by topic
         self._ended: str | None = None
+        self._left: frozenset[str] = frozenset()  # topics that are not read for now, though their queues are open
         self._subscribed: frozenset[str] = frozenset()
         self._assignments: dict[tuple[str, int], Assignment] = {}
         self._early: dict[str, list[TopicPartition]] = {}  # of queues that are not open yet: a predecessor's
@@ -159,6 +160,17 @@ class GroupConsumer:
                     buffer.stopped = self._ended
                     self._alone.join(buffer)
                     self._buffers[queue.topic.name] = buffer
+
+    def leave(self, topics: Iterable[str]) -> None:
+        """Read all but *topics* from now on; their partitions move to other members of the group, if there are any."""
+        self._left = frozenset(topics)
+
+    def reconsider(self, queue: Queue) -> None:
+        """Something has changed that what *queue* holds back may have waited for."""
+        with self._lock:
+            buffers = [self._buffers[level.topic.name] for level in queue.levels if level.topic.name in self._buffers]
+        for buffer in buffers:
+            buffer.reconsider()
 
     def buffer(self, queue: Queue) -> Buffer:
         """The buffer of a *queue* that is open."""
@@ -242,11 +254,12 @@ class GroupConsumer:
 
     def _step(self) -> None:
         self._subscribe()
-        if not self._subscribed:
+        if not (self._subscribed or self._left):
             self._closing.wait(BUSY_POLL_S)
             return
         message = self._client.poll(self._patience())
-        self.member_id = self.member_id or self._client.memberid() or ""  # one without partitions is not called back
+        if self._subscribed and not self.member_id:
+            self.member_id = self._client.memberid() or ""  # one without partitions is not called back
         if message is not None:
             self._receive([message])  # before `consume`, in which a rebalance may take the partition away
             self._receive(self._client.consume(CHUNK, 0))
@@ -264,8 +277,11 @@ class GroupConsumer:
 
     def _subscribe(self) -> None:
         with self._lock:
-            topics = frozenset(self._buffers)
-        if topics != self._subscribed:
+            topics = frozenset(self._buffers) - self._left
+        if topics != self._subscribed and not topics:
+            self._client.unsubscribe()  # leaves the group, and a static member too
+            self.member_id, self._subscribed = "", topics
+        elif topics != self._subscribed:
             guarded = self._callbacks.guarded
             self._client.subscribe(
                 sorted(topics),

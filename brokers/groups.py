@@ -54,6 +54,20 @@ class Groups:
         ends, done = self._ends(places), self._commits(queue.group_id, places)
         return sum(end - max(done.get(place, 0), start) for place, (start, end) in ends.items())
 
+    def holders(self, queue: Queue) -> set[str]:
+        """The client ids of the members that hold partitions of *queue* just now.
+
+        Raises:
+          Unreachable: Kafka does not say.
+        """
+        groups = self._admin().describe_consumer_groups([queue.group_id], request_timeout=self._timeout_s)
+        try:
+            members = groups[queue.group_id].result(self._timeout_s + 1).members
+        except (KafkaException, TimeoutError) as exc:
+            raise Unreachable(f"Kafka does not describe group {queue.group_id!r}: {exc}") from exc
+        topics = {level.topic.name for level in queue.levels}
+        return {m.client_id for m in members if any(tp.topic in topics for tp in m.assignment.topic_partitions)}
+
     def join(self, queue: Queue, timeout_s: float | None) -> None:
         """Wait until nothing is left, and nothing is delayed that would come back.
 

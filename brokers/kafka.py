@@ -16,7 +16,7 @@ from dramatiq.middleware import MiddlewareError, SkipMessage, default_middleware
 from brokers import clients, unstored
 from brokers.async_sending import AsyncSending
 from brokers.batches import BatchProxy
-from brokers.bounds import bounds
+from brokers.bounds import bounds, end_of
 from brokers.clients import Health, base_config
 from brokers.control import Control
 from brokers.declarations import schedule_of_actor
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from brokers.bounds import Place
     from brokers.periodic import Schedule
     from brokers.records import Outgoing
-    from brokers.topics import Decode, Refused, Start
+    from brokers.topics import Decode, Ready, Refused, Start
     from brokers.waiting import Progress, Waiting
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
@@ -182,6 +182,7 @@ class KafkaBroker(dramatiq.Broker):
         max_priority: int | None = None,
         refused: Refused | None = None,
         share: bool = False,
+        ready: Ready | None = None,
     ) -> None:
         """Declare a queue; again, with nothing or the same, changes nothing.
 
@@ -193,7 +194,7 @@ class KafkaBroker(dramatiq.Broker):
         known = self.queues.get(queue_name)
         if known is not None:
             given = {"topic": topic, "group_id": group_id, "ordered": ordered or None, "share": share or None}
-            agree(known, options | given | {"refused": refused})
+            agree(known, options | given | {"refused": refused, "ready": ready})
             return
         if share:
             require_client()
@@ -201,7 +202,8 @@ class KafkaBroker(dramatiq.Broker):
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or (f"{self.group_id}.share" if share else self.group_id)
-        queue = Queue(queue_name, topic, group_id, ordered=ordered, share=share, refused=refused, **options)
+        options |= {"refused": refused, "ready": ready}
+        queue = Queue(queue_name, topic, group_id, ordered=ordered, share=share, **options)
         refuse_taken(queue, self.queues.values(), {self.control_topic.name, self.delayed_topic.name})
         self.emit_before("declare_queue", queue_name)
         self.queues[queue_name] = queue
@@ -358,6 +360,38 @@ class KafkaBroker(dramatiq.Broker):
             prefetch=prefetch,
             timeout_s=timeout / 1000,
         )
+
+    def reconsider(self, queue_name: str) -> None:
+        """Ask the queue's ``ready`` again about all that it holds back in this process.  Any thread."""
+        self._reading.reconsider(self.get_queue(queue_name))
+
+    def unsubscribe(self, queue_name: str) -> None:
+        """Take no more of the queue in this process, until `resubscribe`: others of its group get its partitions.
+
+        What runs ends; what waits here is delivered to them.  Readers stay, and get nothing.  Any thread; does not
+        wait.
+        """
+        self._reading.unsubscribe(self.get_queue(queue_name))
+
+    def resubscribe(self, queue_name: str) -> None:
+        """Undo `unsubscribe`."""
+        self._reading.resubscribe(self.get_queue(queue_name))
+
+    def holders(self, queue_name: str) -> set[str]:
+        """The client ids of those who hold partitions of the queue, anywhere.  Raises `Unreachable`."""
+        return self._groups.holders(self.get_queue(queue_name))
+
+    def end_of(self, topic: TopicSpec) -> int:
+        """The offset that the next record of the topic's only partition gets.
+
+        It is that of the partition's leader at a moment during the call: what was confirmed before lies below.
+
+        Raises:
+          Unreachable: nobody answers.
+          WrongTopic: see `Topics.ensure`.
+        """
+        self.topics.ensure(topic)
+        return end_of(self._admin(), topic.name, self._timeout_s)
 
     def blocked(self) -> dict[str, Blocked]:
         """What this process holds and what does not go on, and why: ``topic/partition``, or ``topic/partition key``."""

@@ -56,14 +56,15 @@ class Seat:
 _seats: weakref.WeakSet[Seat] = weakref.WeakSet()
 
 
-def take_seat(group_id: str, topics: Iterable[str], folder: Path | None = None) -> Seat | None:
+def take_seat(group_id: str, topics: Iterable[str], folder: Path | None = None, *, client_id: str = "") -> Seat | None:
     """The lowest free seat of *group_id* on this machine, for a member that will read *topics*.
 
+    Each *client_id* has seats of its own: Kafka goes on calling a member's successor by the predecessor's client id.
     None where there is no place to lock files.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"kafka-seats-{os.getuid()}"
-    digest = hashlib.sha256(group_id.encode()).hexdigest()[:16]
-    reads = hashlib.sha256("\n".join(sorted(topics)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{group_id} {client_id}".rstrip().encode()).hexdigest()[:16]
+    whose = hashlib.sha256("\n".join([client_id, *sorted(topics)]).encode()).hexdigest()[:8]
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         for number in itertools.count(1):
@@ -73,7 +74,7 @@ def take_seat(group_id: str, topics: Iterable[str], folder: Path | None = None) 
             except BlockingIOError:
                 os.close(file)
             else:
-                return Seat(f"{_machine()}-{reads}-{number}", file)
+                return Seat(f"{_machine()}-{whose}-{number}", file)
     except OSError as exc:
         logger.info("kafka_no_seat group=%s text=%s", group_id, exc)
     return None

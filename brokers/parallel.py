@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from brokers.assignment import Assignment, Buffer, Unit
+from brokers.held_back import HeldBack
 
 
 if TYPE_CHECKING:
@@ -31,6 +32,30 @@ class ParallelBuffer(Buffer):
         self._ready: deque[Unit] = deque()
         self._set_aside: deque[Unit] = deque()  # of partitions whose completion map is full
         self._held: deque[tuple[float, Unit]] = deque()  # what could not be read, and when to try again
+        self._held_back = HeldBack(queue.ready)
+
+    def hold_back(self, unit: Unit, message: dramatiq.Message[Any], seconds: float) -> bool:
+        """*unit* is not to be handed out yet: ask again after *seconds*.  The others pass it; its offset stays unacked.
+
+        False when too many are held back already: it goes out as it is.
+        """
+        with self.changed:
+            if self._held_back.full:
+                return False
+            if self._end(unit) and unit.assignment.handing_out:
+                unit.assignment.wait_for(unit.records)
+                kept = Unit(unit.assignment, unit.records, lane=unit.lane, message=message)
+                if kept.lane is not None:
+                    kept.lane.head = kept  # the others of its key wait with it
+                self._held_back.put(kept, time.monotonic() + seconds)
+            self.changed.notify_all()
+            return True
+
+    def reconsider(self) -> None:
+        """All that is held back is due now."""
+        with self.changed:
+            if self._held_back.all_due():
+                self.changed.notify_all()
 
     def hold(
         self,
@@ -73,6 +98,7 @@ class ParallelBuffer(Buffer):
         self._ready = without(assignment, self._ready)
         self._set_aside = without(assignment, self._set_aside)
         self._held = deque(hold for hold in self._held if hold[1].assignment is not assignment)
+        self._held_back.drop(assignment)
         assignment.waiting = assignment.waiting_bytes = 0
 
     def _next(self, now: float) -> Unit | None:
@@ -80,6 +106,10 @@ class ParallelBuffer(Buffer):
             _, unit = self._held.popleft()
             unit.assignment.wait_no_more(unit.records)
             return unit
+        held_back = self._held_back.take(now)
+        if held_back is not None:
+            held_back.assignment.wait_no_more(held_back.records)
+            return held_back
         while self._ready:
             unit = self._ready.popleft()
             if self._steps_behind(unit):
@@ -96,7 +126,8 @@ class ParallelBuffer(Buffer):
 
     def due_in(self, now: float) -> float:
         """Until what could not be read is tried again."""
-        return max(self._held[0][0] - now, 0.001) if self._held else float("inf")
+        held = max(self._held[0][0] - now, 0.001) if self._held else float("inf")
+        return min(held, self._held_back.due_in(now))
 
     def _back(self, unit: Unit) -> None:
         unit.assignment.wait_for(unit.records)

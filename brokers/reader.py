@@ -27,6 +27,7 @@ from brokers.errors import (
     StoreAway,
     Undecodable,
 )
+from brokers.held_back import asked
 from brokers.ordered import BATCH_BYTES
 
 
@@ -176,6 +177,8 @@ class Reader(dramatiq.Consumer):
                 logger.warning("kafka_message_unreadable_now record=%s reason=%s", unit.records[0], exc)
             cast("ParallelBuffer | OrderedBuffer", unit.assignment.buffer).hold(unit, str(exc))
             return None
+        if self._held_back(unit, message):
+            return None
         if unit.lane is not None:
             message.options.pop("eta", None)  # its place is its time: asleep, it would keep its key waiting
         if "eta" in message.options:
@@ -184,6 +187,10 @@ class Reader(dramatiq.Consumer):
                 return None
             self._asleep = [one for one in self._asleep if one in one.assignment.running] + [unit]
         return KafkaMessageProxy(message, unit)
+
+    def _held_back(self, unit: Unit, message: dramatiq.Message[Any]) -> bool:
+        seconds = None if self._queue.ready is None else asked(self._queue.ready, message)
+        return seconds is not None and cast("ParallelBuffer", unit.assignment.buffer).hold_back(unit, message, seconds)
 
     def _reject(self, unit: Unit, error: str, reason: str) -> None:
         try:

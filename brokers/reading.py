@@ -53,6 +53,7 @@ class Reading:
         self._lock = threading.Lock()
         self._consumers: dict[str, GroupConsumer] = {}
         self._share_groups: dict[str, ShareGroup] = {}
+        self._left: set[str] = set()  # topics that this process reads no more, for now
         self._worked_on: Mapping[Queue, list[Queue]] = {}
 
     def note_worker(self, worker: dramatiq.Worker) -> None:
@@ -98,6 +99,7 @@ class Reading:
             if consumer is None or not consumer.running:
                 seated = self._protocol == "classic" and (consumer is None or not consumer.displaced)
                 topics = [queue.topic.name for queue in queues]
+                client_id = str(self._broker.client_settings.get("client.id", ""))
                 consumer = GroupConsumer(
                     group_id,
                     self._broker.client_settings,
@@ -106,10 +108,30 @@ class Reading:
                     health=self._health,
                     protocol=self._protocol,
                     commits=self._commits(group_id),
-                    seat=take_seat(group_id, topics) if seated else None,
+                    seat=take_seat(group_id, topics, client_id=client_id) if seated else None,
                 )
+                consumer.leave(self._left)
                 self._consumers[group_id] = consumer
         return consumer
+
+    def reconsider(self, queue: Queue) -> None:
+        """See `KafkaBroker.reconsider`."""
+        for consumer in self.consumers:
+            consumer.reconsider(queue)
+
+    def unsubscribe(self, queue: Queue) -> None:
+        """See `KafkaBroker.unsubscribe`."""
+        self._leave(self._left | {level.topic.name for level in queue.levels})
+
+    def resubscribe(self, queue: Queue) -> None:
+        """See `KafkaBroker.resubscribe`."""
+        self._leave(self._left - {level.topic.name for level in queue.levels})
+
+    def _leave(self, topics: set[str]) -> None:
+        with self._lock:
+            self._left = topics
+            for consumer in self._consumers.values():
+                consumer.leave(topics)
 
     def _share_group(self, group_id: str) -> ShareGroup:
         admin, broker = self._admin(), self._broker

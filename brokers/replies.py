@@ -75,7 +75,7 @@ class TopicReader:
         self._handler = handler
         self._timeout_s = timeout_s
         self._closing = threading.Event()
-        self._client = clients.opened(clients.Consumer, base_config(settings, self.health) | _config())
+        self._client = clients.opened(clients.Consumer, base_config(settings, self.health) | reader_config())
         try:
             starts = [self._start_in_time(place) for place in places]
         except KafkaException as exc:
@@ -157,7 +157,8 @@ class TopicReader:
             self._caught_up.set()
 
 
-def _config() -> dict[str, Any]:
+def reader_config() -> dict[str, Any]:
+    """The part of a client's configuration that reading without a group needs."""
     return {
         "group.id": f"reader-{os.getpid()}-{random.getrandbits(32):08x}",  # never joined; the client insists on a name
         "enable.auto.commit": False,

@@ -58,6 +58,10 @@ Start = Callable[[str, int, int], int]
 Decode = Callable[["Record", str], "dramatiq.Message[Any]"]
 
 
+#: Whether a message may be handed out now (none), or in how many seconds to ask again.  Called by the threads that
+#: read, with the queue's condition held: it has to answer from memory.
+Ready = Callable[["dramatiq.Message[Any]"], float | None]
+
 #: Record, queue name and reason: the message that stands for a record which may not be read.
 Refused = Callable[["Record", str, str], "dramatiq.Message[Any]"]
 
@@ -111,6 +115,7 @@ class Queue:
     *refused*: for a log that several replicas read alike: what a record becomes that all of them have to refuse.  What
     only some of them might refuse is held instead.  Without it such records are parked.
     *share*: read by a share group (see `share`), not by a consumer group.
+    *ready*: what has to say of each message, once it is read, that it may be handed out; see `held_back`.
     """
 
     name: str
@@ -124,6 +129,7 @@ class Queue:
     max_priority: int | None = None
     refused: Refused | None = field(default=None, compare=False)
     share: bool = False
+    ready: Ready | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.ordered and not (self.topic.exact and self.topic.partitions == 1):
@@ -134,6 +140,8 @@ class Queue:
             raise WrongTopic(f"queue {self.name!r} is ordered, and a share group knows no order")
         if self.start is not None and not self.ordered:
             raise WrongTopic(f"queue {self.name!r}: only an ordered queue has a start of its own")
+        if self.ready is not None and (self.ordered or self.share or self.batch is not None):
+            raise WrongTopic(f"queue {self.name!r}: nothing is held back on ordered or shared queues, or of batches")
 
         if self.max_priority is not None and (self.ordered or not 0 < self.max_priority <= MOST_LEVELS):
             raise WrongTopic(

@@ -41,6 +41,8 @@ EXIT_CODES = {
     "replica.errors.Halted": 4,
     "brokers.errors.ControlRefused": 4,
     "tasks.errors.OptionUnknown": 2,
+    "tasks.errors.LevelRefused": 2,
+    "tasks.errors.StaleRead": 3,
     "replica.errors.ValueNotEncodable": 2,
     "replica.errors.ValueNotDecodable": 2,
     "ops.errors.InputUnusable": 2,

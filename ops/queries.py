@@ -19,13 +19,23 @@ if TYPE_CHECKING:
 
 
 def ask(
-    settings: Settings, text: str, pairs: Sequence[str], params: str | None, *, timeout_s: float, max_rows: int | None
+    settings: Settings,
+    text: str,
+    pairs: Sequence[str],
+    params: str | None,
+    *,
+    timeout_s: float,
+    max_rows: int | None,
+    level: dict[str, Any],
 ) -> Rows:
-    """Ask any replica; raises what `run_query.send` and `Result.get` raise, and `InputUnusable`."""
+    """Ask any replica, or one that is as fresh as *level* says.
+
+    Raises what `run_query.send` and `Result.get` raise, and `InputUnusable`.
+    """
     given = parameters.parse(pairs, params)
     limits: dict[str, Any] = {"timeout": timeout_s} | ({} if max_rows is None else {"max_rows": max_rows})
     with connected(settings) as app:
-        result = app.run_query.send_with_options(args=(text,), kwargs=given, **limits)
+        result = app.run_query.send_with_options(args=(text,), kwargs=given, **limits, **level)
         rows: Rows = result.get(timeout_s)
         return rows
 

@@ -60,10 +60,14 @@ _CALLERS_FAULT: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a query function returned, encoded, and the position of the graph just before it ran."""
+    """What a query function returned, encoded, and the position of the graph just before it ran.
+
+    *seen*, where it was asked for: the position afterwards; it has seen nothing of any later command.
+    """
 
     value: Any
     position: Position | None
+    seen: Position | None = None
 
 
 class Rows:
@@ -74,9 +78,16 @@ class Rows:
     """
 
     def __init__(
-        self, session: neo4j.Session, result: neo4j.Result, position: Position | None, max_rows: int, max_bytes: int
+        self,
+        session: neo4j.Session,
+        result: neo4j.Result,
+        position: Position | None,
+        max_rows: int,
+        max_bytes: int,
+        look: Callable[[neo4j.Session], Position | None],
     ) -> None:
         self._session = session
+        self._look = look
         self._result = result
         self._max_rows = max_rows
         self._room = max_bytes
@@ -99,6 +110,18 @@ class Rows:
             self._session.close()
         except (DriverError, Neo4jError, OSError):  # the rows are delivered; the pool drops the connection
             return
+
+    def seen(self) -> Position | None:
+        """The position after the rows, which end with this call: they show nothing of any later command.
+
+        The session waits for all that was committed while it read, and a part of which it may have seen.
+        Raises `QueryUnavailable`.
+        """
+        try:
+            self._result.consume()
+            return self._look(self._session)
+        except (DriverError, Neo4jError, OSError) as error:
+            raise _translated(error) from error
 
     def __iter__(self) -> Iterator[list[Any]]:
         """Rows until the result ends or a limit is reached.  Raises `QueryRejected` and `QueryUnavailable`."""
@@ -163,7 +186,7 @@ class Queries:
             query = neo4j.Query(text, timeout=timeout_s or self._timeout_s)
             result = session.run(query, dict(parameters or {}))
             rows = self._max_rows if max_rows is None else min(max_rows, self._max_rows)
-            return Rows(session, result, position, rows, self._max_bytes)
+            return Rows(session, result, position, rows, self._max_bytes, self._position)
         except (DriverError, Neo4jError, OSError) as error:
             session.close()
             raise _translated(error) from error
@@ -181,16 +204,24 @@ class Queries:
         kwargs: Mapping[str, Any] | None = None,
         *,
         timeout_s: float | None = None,
+        seen: bool = False,
     ) -> Read:
         """Run `function(tx, *args, **kwargs)` in a READ transaction, once; what it returns comes back encoded.
 
-        The server refuses writes by the access mode alone: the function is the operator's own code.
-        Raises `QueryRejected`, `QueryUnavailable`, and whatever *function* raises of its own.
+        The server refuses writes by the access mode alone: the function is the operator's own code.  *seen*: ask for
+        the position afterwards, too. Raises `QueryRejected`, `QueryUnavailable`, and whatever *function* raises of its
+        own.
         """
         try:
-            with self._session() as session, session.begin_transaction(timeout=timeout_s or self._timeout_s) as tx:
-                position = self._position(tx)
-                return Read(values.encode(function(tx, *args, **(kwargs or {}))), position)
+            with self._session() as session:
+                position = self._position(
+                    session
+                )  # before the transaction, which then waits for all that belongs to it
+                with session.begin_transaction(timeout=timeout_s or self._timeout_s) as tx:
+                    value = values.encode(function(tx, *args, **(kwargs or {})))
+                    if not tx.closed():
+                        tx.commit()  # as above, for the position that follows
+                return Read(value, position, self._position(session) if seen else None)
         except (ResultError, TransactionError):
             raise  # a mistake in the function
         except (DriverError, Neo4jError, OSError) as error:

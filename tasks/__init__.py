@@ -1,6 +1,6 @@
 """Where brokers and replica meet: the actors.
 
-    from tasks import run_command, run_query, command, query, Statement
+    from tasks import run_command, run_query, command, query, session, Statement
 
 ``dramatiq tasks`` runs the workers of the replica that the environment names (see `settings`).  Importing connects to
 nothing.
@@ -23,5 +23,6 @@ run_command = app.run_command
 run_query = app.run_query
 command = app.command
 query = app.query
+session = app.session
 
-__all__ = ["App", "Statement", "app", "broker", "command", "query", "run_command", "run_query"]
+__all__ = ["App", "Statement", "app", "broker", "command", "query", "run_command", "run_query", "session"]

@@ -30,6 +30,8 @@ class Failure(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """One record of an answer.  Rows and value are typed JSON; *position* is what the replica had applied at least.
 
+    *seen*, at the end of an answer in a session: no later command has left a trace in it.
+
     *run* tells the answers of two workers apart, when the first was killed half-way: their parts must not be mixed.
     """
 
@@ -39,6 +41,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     end: bool
     replica: str
     position: int | None = None
+    seen: int | None = None
     columns: tuple[str, ...] | None = None
     rows: tuple[Any, ...] | None = None
     value: Any = None

@@ -15,6 +15,7 @@ from dramatiq.middleware import CurrentMessage, default_middleware
 from brokers import KafkaBroker
 from brokers.expiry import Expires
 from brokers.limits import RateLimits
+from brokers.peek import Peek
 from brokers.replies import Replies
 from brokers.topics import DAY_S, FOR_EVER, TopicSpec
 from brokers.unique import Unique
@@ -27,10 +28,16 @@ from tasks.comparing import Comparing
 from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
+from tasks.freshness import Freshness
 from tasks.holding import Holdings
+from tasks.levels import Asking
+from tasks.log import CommandLog
+from tasks.lookout import Lookout
 from tasks.opinions import SecondOpinion
 from tasks.queries import Answering, QueryActor
 from tasks.registry import Registry
+from tasks.serving import Behind, Serving, ServingQueries, client_id, held, others_of
+from tasks.sessions import Session
 
 
 if TYPE_CHECKING:
@@ -80,7 +87,14 @@ class App:
         self._queries = _PerProcess(self._make_queries)
         self._comparing = _PerProcess(lambda: Comparing(self, self._drivers.get))
         self._applying = _PerProcess(self._make_applying)
-        self._answering = Answering(settings, self.broker, self._queries.get, self.response_topic)
+        self.log = CommandLog(self.broker, self.command_topic)
+        self.lookout = self._lookout()
+        self.freshness = Freshness(settings.group_id, self.lookout)
+        self.serving = self._serving()
+        self.asking = Asking(self.log, settings.query_wait_s)
+        self._answering = Answering(
+            settings, self.broker, self._queries.get, self.response_topic, self.freshness, self.serving
+        )
         self.replies = Replies(self.broker, self.response_topic, timeout_s=ASK_S)
         self.follower = Follower(
             self.broker, self.command_topic, self.outcomes_topic, self.replicas_topic, timeout_s=ASK_S
@@ -108,11 +122,13 @@ class App:
             prefix=self.settings.topic_prefix,
             group_id=self.settings.query_group_id,
             group_protocol=self.settings.consumer_protocol,
+            client_id=client_id(self.settings.group_id),
             envelope=envelope_of(self.settings, self.command_topic.name),
             middleware=[
                 *(m() for m in default_middleware),
                 CurrentMessage(),
                 CommandGuard(COMMANDS),
+                ServingQueries(lambda: self.serving, REQUESTS),
                 Expires(),
                 *self._limits(),
                 *self._results(),
@@ -154,8 +170,40 @@ class App:
             refused=wire.refused_command,
         )
         self.broker.declare_queue(
-            REQUESTS, topic=self.request_topic, group_id=self.settings.query_group_id, decode=self._read_request
+            REQUESTS,
+            topic=self.request_topic,
+            group_id=self.settings.query_group_id,
+            decode=self._read_request,
+            ready=self.freshness.ready,
         )
+
+    def _lookout(self) -> Lookout:
+        """Sees how far this process's replica is; what waits for that is asked about again after each look."""
+        return Lookout(
+            self.log,
+            lambda: self._queries.get().position(),
+            lambda: Peek(self.broker.client_settings, self.command_topic.name, timeout_s=ASK_S),
+            lambda: self.broker.reconsider(REQUESTS),
+        )
+
+    def _serving(self) -> Serving:
+        serving = Serving(
+            leave=lambda: self.broker.unsubscribe(REQUESTS),
+            come_back=lambda: self.broker.resubscribe(REQUESTS),
+            others=lambda: others_of(self.settings.group_id, lambda: self.broker.holders(REQUESTS)),
+        )
+        if self.settings.query_max_lag_s:
+            serving.feed("lag", Behind(self.lookout, self.settings.query_max_lag_s))
+            serving.feed("held", held(self.broker.blocked, self.command_topic.name))
+        return serving
+
+    def session(self, *tokens: str) -> Session:
+        """A causal session, which goes on where the sessions of *tokens* were; see `tasks.sessions`.
+
+        Raises:
+          LevelRefused: one of them is no token, or they are of different logs.
+        """
+        return Session(self, *tokens)
 
     def _read_request(self, record: Record, queue_name: str) -> dramatiq.Message[Any]:
         return wire.read_request(record, queue_name, self._reply_topics())
@@ -217,6 +265,7 @@ class App:
         actor = QueryActor(fn, broker=self.broker, actor_name=name, queue_name=REQUESTS, priority=0, options=options)
         actor.replies = self.replies
         actor.response_topic = self.response_topic
+        actor.asking = self.asking
         return actor
 
     def command(self, fn: Callable[P, Statement | Sequence[Statement]]) -> CommandFunction[P]:
@@ -249,6 +298,8 @@ class App:
 
     def close(self) -> None:
         """Leave the groups, stop reading, close the driver.  Idempotent; the app can be used again."""
+        self.serving.stop()
+        self.lookout.close()
         self.broker.close()
         self.replies.close()
         self.follower.close()

@@ -5,7 +5,9 @@ TasksError
 ├── CommandRejected     every replica gave the same error; the graphs are as before
 ├── ReplicasDisagree    one replica applied what another rejected
 ├── QueryFailed         the query was answered with an error
+│   └── StaleRead       no replica was as fresh as asked for, in time
 ├── OptionUnknown       (a TypeError) an option that commands or queries do not have
+├── LevelRefused        (a ValueError) no query can be as fresh as that; nothing was sent
 └── WaitTimeout         (a TimeoutError) no answer in time; the text says whose
 """
 
@@ -43,6 +45,24 @@ class QueryFailed(TasksError):
         self.message = message
         self.replica = replica
         self.retryable = retryable
+
+
+class StaleRead(QueryFailed):
+    """No replica was as fresh as asked for, in time; the text says which level, and how far the last one was."""
+
+
+#: The code of an answer that is a `StaleRead`.
+STALE_READ = "Replica.StaleRead"
+
+
+def query_failed(code: str, message: str, *, replica: str, retryable: bool) -> QueryFailed:
+    """The error for an answer's *code*."""
+    kind = StaleRead if code == STALE_READ else QueryFailed
+    return kind(code, message, replica=replica, retryable=retryable)
+
+
+class LevelRefused(TasksError, ValueError):
+    """No query can be as fresh as that; nothing was sent."""
 
 
 class OptionUnknown(TasksError, TypeError):

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 from dramatiq.middleware import CurrentMessage
 
+from brokers.delays import now_ms
 from brokers.records import Outgoing
 from brokers.replies import CORRELATION
 from replica.errors import QueryRejected, QueryUnavailable
-from tasks import answers, wire
+from tasks import answers, levels, wire
 from tasks.answers import Answer, Failure
-from tasks.errors import OptionUnknown
+from tasks.errors import STALE_READ, OptionUnknown
+from tasks.freshness import NotFresh, Whole, steady, untorn
 from tasks.results import Result
+from tasks.sessions import Session
 
 
 if TYPE_CHECKING:
@@ -26,14 +29,17 @@ if TYPE_CHECKING:
     from brokers import KafkaBroker
     from brokers.replies import Replies
     from brokers.topics import TopicSpec
-    from replica.query import Queries, Rows
-    from replica.statement import Position
+    from replica.query import Queries, Read, Rows
+    from replica.statement import Position, Statement
     from settings import Settings
+    from tasks.freshness import Freshness
+    from tasks.levels import Level
+    from tasks.serving import Serving
 
 logger = logging.getLogger("tasks.queries")
 
 #: What `send_with_options` may be told about a query: seconds that it may run, rows, the record's key in Kafka.
-OPTIONS = frozenset({"timeout", "max_rows", "key"})
+OPTIONS = frozenset({"timeout", "max_rows", "key"}) | levels.OPTIONS
 
 #: Times that a query is passed on because the replica that took it cannot reach its database.
 PASSED_ON = 20
@@ -47,7 +53,7 @@ class QueryActor(dramatiq.Actor[Any, Any]):
 
     replies: Replies
     response_topic: TopicSpec
-    timeout_s: float
+    asking: levels.Asking
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the query here, as a worker does; ``$self`` is a parameter like any other."""
@@ -69,10 +75,19 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     def send_with_options(  # type: ignore[override]  # see send
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, delay: Any = None, **options: Any
     ) -> Result:
-        """As `send`.  Options: ``timeout`` (seconds that the query may run), ``max_rows``, ``key``."""
+        """As `send`.  Options: ``timeout`` (seconds that the query may run), ``max_rows``, ``key``.
+
+        And how fresh the answer has to be (see `tasks.levels`): ``at_least`` (an offset, a receipt, a session or its
+        token), ``max_lag`` (offsets), ``max_lag_s``, ``linearizable=True``; ``snapshot=True``; ``wait``: seconds after
+        which a `StaleRead` is the better answer.
+
+        Raises, besides what `send` does:
+          LevelRefused: levels that are none, or contradict each other; nothing was sent.
+        """
         if delay is not None:
             raise OptionUnknown("a query cannot be delayed: somebody waits for it")
-        message = self.message_with_options(args=args, kwargs=kwargs, **options)
+        _refuse_unknown(options)
+        message = self._made(args, kwargs, self.asking.sent_now(options))
         waiter = self.replies.expect(message.message_id)
         message.options["reply_to"] = self.response_topic.name
         message.options["reply_partition"] = waiter.partition
@@ -81,27 +96,48 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         except BaseException:
             waiter.close()
             raise
-        return Result(sent, waiter, self.response_topic.name)
+        result = Result(sent, waiter, self.response_topic.name)
+        source = options.get("at_least")
+        result.session = source if isinstance(source, Session) else None
+        return result
 
     def message_with_options(
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> dramatiq.Message[Any]:
-        """As `message`, with the options of `send_with_options`."""
-        unknown = options.keys() - OPTIONS
-        if unknown:
-            raise OptionUnknown(
-                f"queries have no option {', '.join(sorted(unknown))}; they have {', '.join(sorted(OPTIONS))}"
-            )
+        """As `message`, with the options of `send_with_options` but for levels, which belong to the time of sending."""
+        _refuse_unknown(options)
+        levels.refused_later(options)
+        return self._made(args, kwargs, options)
+
+    def _made(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, options: dict[str, Any]
+    ) -> dramatiq.Message[Any]:
         encoded = tuple(wire.encode_argument(index, value) for index, value in enumerate(args))
         return super().message_with_options(args=encoded, kwargs=wire.encode_parameters(kwargs or {}), **options)
+
+
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    unknown = options.keys() - OPTIONS
+    if unknown:
+        raise OptionUnknown(
+            f"queries have no option {', '.join(sorted(unknown))}; they have {', '.join(sorted(OPTIONS))}"
+        )
 
 
 class Answering:
     """The worker's side: run a query on this replica's graph, and send what it gives."""
 
     def __init__(
-        self, settings: Settings, broker: KafkaBroker, queries: Callable[[], Queries], topic: TopicSpec
+        self,
+        settings: Settings,
+        broker: KafkaBroker,
+        queries: Callable[[], Queries],
+        topic: TopicSpec,
+        fresh: Freshness,
+        serving: Serving,
     ) -> None:
+        self._fresh = fresh
+        self._serving = serving
         self._settings = settings
         self._broker = broker
         self._queries = queries
@@ -111,9 +147,10 @@ class Answering:
         """The body of ``run_query``."""
         reply = self._reply()
         try:
+            self._serving.refuse_unfit()
             [statement] = wire.statements_of(args, kwargs)
-            with self._queries().run(statement.text, statement.parameters, **reply.limits) as rows:
-                return _send_rows(reply, rows)
+            level = self._fresh.admitted(reply.message)
+            return steady(level, lambda: self._rows(reply, statement, level))
         except Exception as exc:  # noqa: BLE001 - whoever asked is told
             return self._failed(reply, exc)
 
@@ -121,13 +158,27 @@ class Answering:
         """The body of a query function's actor."""
         reply = self._reply()
         try:
-            read = self._queries().read(
-                function, *wire.decode_arguments(args, kwargs), timeout_s=reply.limits["timeout_s"]
-            )
+            self._serving.refuse_unfit()
+            given = wire.decode_arguments(args, kwargs)
+            level = self._fresh.admitted(reply.message)
+            read = steady(level, lambda: self._read(reply, function, given, level))
         except Exception as exc:  # noqa: BLE001 - as above
             return self._failed(reply, exc)
-        reply.send(end=True, position=_offset(read.position), value=read.value)
+        reply.send(end=True, position=_offset(read.position), seen=_offset(read.seen), value=read.value)
         return read.value if reply.piped else None
+
+    def _rows(self, reply: Reply, statement: Statement, level: Level | None) -> Any:
+        with self._queries().run(statement.text, statement.parameters, **reply.limits) as rows:
+            self._fresh.check(level, rows.position)
+            whole = Whole(rows, level) if level is not None and level.snapshot else rows
+            return _send_rows(reply, whole, seen=level is not None and level.seen)
+
+    def _read(self, reply: Reply, function: Callable[..., Any], given: Any, level: Level | None) -> Read:
+        seen = level is not None and (level.seen or level.snapshot)
+        read = self._queries().read(function, *given, timeout_s=reply.limits["timeout_s"], seen=seen)
+        self._fresh.check(level, read.position)
+        untorn(level, read.position, read.seen)
+        return read
 
     def _reply(self) -> Reply:
         message: Any = CurrentMessage.get_current_message()  # a proxy, whatever its annotation says
@@ -137,7 +188,11 @@ class Answering:
         """Answer with the error, or pass the query on to another replica; never once a part of the answer is out."""
         if isinstance(error, QueryUnavailable) and reply.seq == 0 and self._pass_on(reply.message):
             return
-        if isinstance(error, (QueryRejected, QueryUnavailable)):
+        if isinstance(error, NotFresh):
+            if reply.seq == 0 and self._hand_over(reply.message):
+                return
+            failure = Failure(STALE_READ, str(error), retryable=True)
+        elif isinstance(error, (QueryRejected, QueryUnavailable)):
             failure = Failure(error.code, error.message, retryable=error.retryable)
         else:
             logger.error(
@@ -149,12 +204,24 @@ class Answering:
             failure = Failure(type(error).__name__, str(error))
         reply.send(end=True, error=failure)
 
+    def _hand_over(self, message: dramatiq.MessageProxy) -> bool:
+        """Let another replica try that may be fresher, as long as there is time; at once, since it has waited here."""
+        level = levels.of(message)
+        if level is None or level.until_ms <= now_ms():
+            return False
+        return self._forward(message, {levels.OPTION: levels.packed(level.passed_on(now_ms()))})
+
     def _pass_on(self, message: dramatiq.MessageProxy) -> bool:
+        if message.options.get("passed_on", 0) < PASSED_ON:
+            time.sleep(PASS_ON_AFTER_S)
+        return self._forward(message, {})
+
+    def _forward(self, message: dramatiq.MessageProxy, options: dict[str, Any]) -> bool:
         passed = message.options.get("passed_on", 0)
         if passed >= PASSED_ON:
             return False
-        time.sleep(PASS_ON_AFTER_S)
-        self._broker.enqueue(message.copy(options={"passed_on": passed + 1, "key": f"{message.message_id}-{passed}"}))
+        options |= {"passed_on": passed + 1, "key": f"{message.message_id}-{passed}"}
+        self._broker.enqueue(message.copy(options=options))
         logger.warning("query_passed_on message_id=%s replica=%s", message.message_id, self._settings.group_id)
         return True
 
@@ -199,13 +266,14 @@ class Reply:
         return wanted if isinstance(wanted, int) and 0 <= wanted < partitions else None
 
 
-def _send_rows(reply: Reply, rows: Rows) -> Any:
+def _send_rows(reply: Reply, rows: Rows | Whole, *, seen: bool) -> Any:
     kept: list[list[Any]] = []
     position = _offset(rows.position)
     for chunk, last in answers.chunks(rows):
         kept.extend(chunk if reply.piped else ())
         cut = rows.truncated and last
-        reply.send(end=last, position=position, columns=rows.columns, rows=tuple(chunk), truncated=cut)
+        shown = _offset(rows.seen()) if last and seen else None
+        reply.send(end=last, position=position, seen=shown, columns=rows.columns, rows=tuple(chunk), truncated=cut)
     return [dict(zip(rows.columns, row, strict=True)) for row in kept] if reply.piped else None
 
 

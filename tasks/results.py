@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from replica import values
 from tasks import answers
-from tasks.errors import QueryFailed, WaitTimeout
+from tasks.errors import WaitTimeout, query_failed
 
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from brokers.replies import Waiter
     from tasks.answers import Answer
+    from tasks.sessions import Session
 
 #: Seconds that `Result.get` waits unless told otherwise.
 WAIT_S = 30.0
@@ -44,6 +45,7 @@ class Result:
         self.message = message
         self._waiter = waiter
         self._topic = topic
+        self.session: Session | None = None  #: goes on from what the answer has shown
         self._runs: dict[str, list[Answer]] = {}
         self._whole: list[Answer] | None = None
 
@@ -56,13 +58,17 @@ class Result:
         """The rows of a text query (see `Rows`), or what a query function returned; *timeout* in seconds.
 
         Raises:
-          QueryFailed: the answer is an error.
+          QueryFailed: the answer is an error; `StaleRead`, where no replica was as fresh as asked for.
           WaitTimeout: no complete answer in time.
         """
         parts = self._complete(timeout)
         last = parts[-1]
         if last.error is not None:
-            raise QueryFailed(last.error.code, last.error.message, replica=last.replica, retryable=last.error.retryable)
+            raise query_failed(
+                last.error.code, last.error.message, replica=last.replica, retryable=last.error.retryable
+            )
+        if self.session is not None:
+            self.session.saw(last.seen)
         columns = parts[0].columns
         if columns is None:
             return values.decode(last.value)

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import ClassVar
 
+import dramatiq
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -156,6 +157,43 @@ class ParallelMachine(RuleBasedStateMachine):
             assert self.assigned[partition].tracker.snapshot() == (end, "")
 
 
+class HoldingMachine(ParallelMachine):
+    """The same, where some messages may not be handed out while a gate is shut."""
+
+    shut: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer = ParallelBuffer(Queue("q", TopicSpec(TOPIC), "g", ready=lambda _: 0.001 if self.shut else None))
+        self.assigned = {n: self.assign(n, AckTracker(0)) for n in range(3)}
+
+    @rule(shut=st.booleans(), asked=st.booleans())
+    def turn(self, shut: bool, asked: bool) -> None:
+        self.shut = shut
+        if asked:
+            self.buffer.reconsider()
+
+    @rule(target=ParallelMachine.units)
+    def take(self) -> Unit | MultipleResults[Unit]:
+        unit = self.buffer.take(self.LIMIT, 0)
+        if unit is None:
+            return multiple()
+        self.out.append(unit)
+        return unit
+
+    @rule(target=ParallelMachine.ended, unit=consumes(ParallelMachine.units))
+    def hold_back(self, unit: Unit) -> Unit:
+        self.out.remove(unit)
+        message: dramatiq.Message[None] = dramatiq.Message("q", "a", (), {}, {})
+        assert self.buffer.hold_back(unit, message, 0)
+        return unit
+
+    def teardown(self) -> None:
+        self.shut = False
+        self.buffer.reconsider()
+        super().teardown()
+
+
 class OrderedMachine(RuleBasedStateMachine):
     """One partition; units of up to three; holds, cuts, moves and restarts."""
 
@@ -284,6 +322,8 @@ class OrderedMachine(RuleBasedStateMachine):
 quick = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestParallelBuffer = ParallelMachine.TestCase
 TestParallelBuffer.settings = quick
+TestHoldingBuffer = HoldingMachine.TestCase
+TestHoldingBuffer.settings = quick
 TestOrderedBuffer = OrderedMachine.TestCase
 TestOrderedBuffer.settings = quick
 

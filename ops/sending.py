@@ -55,7 +55,7 @@ class Sent:
 
 def send(app: App, statement: Statement, key: str | None = None, *, idempotent: bool = False) -> Receipt:
     """Append one command to the log; raises as `run_command.send` does."""
-    declared = {"idempotent": True} if idempotent else {}
+    declared: dict[str, Any] = {"idempotent": True} if idempotent else {}
     return app.run_command.send_with_options(args=(statement,), **_options(key), **declared)
 
 

@@ -136,7 +136,7 @@ def _statements(args: Sequence[Any], parameters: Mapping[str, Any]) -> tuple[Sta
 def _declared(statements: Sequence[Statement], options: dict[str, Any]) -> Sequence[Statement]:
     """*statements* as the option says; it travels only where it means something."""
     if not options.pop(wire.IDEMPOTENT, False):
-        if any(isinstance(statement, Statement) and statement.idempotent for statement in statements):
+        if any(getattr(statement, "idempotent", False) for statement in statements):
             raise CommandRefused("say idempotent=True among the options, where it is kept, and not in the Statement")
         return statements
     declared = tuple(replace(statement, idempotent=True) for statement in _present(statements))

@@ -6,13 +6,15 @@ integer as large as a timestamp.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from replica.statement import Statement
 
 
 if TYPE_CHECKING:
     from random import Random
+
+T = TypeVar("T")
 
 #: The graph that statements are made for; see `Grammar.statement`.
 SETUP: Final = (
@@ -223,7 +225,7 @@ class Grammar:
     def _chance(self, share: float) -> bool:
         return self._random.random() < share
 
-    def _pick(self, *choices: Any) -> Any:
+    def _pick(self, *choices: T) -> T:
         return self._random.choice(choices)
 
 

@@ -1,6 +1,7 @@
 """A process that applies one command of three steps and kills itself at a given point of it.
 
-``python -m tests.integration.schema_crasher URI USER PASSWORD OFFSET POINT TEXT``; POINT is one of `POINTS` or `PIECES`.
+``python -m tests.integration.schema_crasher URI USER PASSWORD OFFSET POINT TEXT``; POINT is one of `POINTS` or
+`PIECES`.
 """
 
 from __future__ import annotations

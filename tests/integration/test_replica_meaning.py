@@ -88,7 +88,7 @@ def _scalars_alike(one: Any, other: Any) -> bool:
     if isinstance(one, (Date, DateTime, Time)):
         return _near(one, other)
     if type(one) is int and one > _TIMESTAMPS:
-        return abs(one - other) < _CLOSE_S * 1000
+        return bool(abs(one - other) < _CLOSE_S * 1000)
     return bool(one == other) or _shape(one) == _shape(other)
 
 
@@ -96,11 +96,11 @@ def _near(one: Any, other: Any) -> bool:
     if getattr(one, "utcoffset", lambda: None)() != getattr(other, "utcoffset", lambda: None)():
         return False
     if isinstance(one, Date):
-        return abs(one.to_ordinal() - other.to_ordinal()) <= 1
+        return bool(abs(one.to_ordinal() - other.to_ordinal()) <= 1)
     if isinstance(one, Time):
         distance = abs(one.ticks - other.ticks) / 1e9
-        return min(distance, _DAY_S - distance) < _CLOSE_S
-    return abs((one.to_native() - other.to_native()).total_seconds()) < _CLOSE_S
+        return bool(min(distance, _DAY_S - distance) < _CLOSE_S)
+    return bool(abs((one.to_native() - other.to_native()).total_seconds()) < _CLOSE_S)
 
 
 def differing(driver: Driver, seeds: range) -> tuple[list[str], Counter[str], Counter[str]]:

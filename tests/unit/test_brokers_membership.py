@@ -120,15 +120,15 @@ def test_what_a_callback_raises_is_raised_once_and_later() -> None:
 
 def test_clients_of_another_id_have_other_seats(tmp_path: Path) -> None:
     """A replica must not become the successor of another one, whose name Kafka would give it."""
-    one, other = take_seat("g", tmp_path, client_id="a"), take_seat("g", tmp_path, client_id="b")
-    plain = take_seat("g", tmp_path)
+    one, other = take_seat("g", ["t"], tmp_path, client_id="a"), take_seat("g", ["t"], tmp_path, client_id="b")
+    plain = take_seat("g", ["t"], tmp_path)
     assert one is not None
     assert other is not None
     assert plain is not None
     names = {one.name, other.name, plain.name}
 
     one.leave()
-    again = take_seat("g", tmp_path, client_id="a")
+    again = take_seat("g", ["t"], tmp_path, client_id="a")
 
     assert len(names) == 3
     assert again is not None

@@ -19,6 +19,7 @@ from ops.control_cli import control
 from ops.dead_cli import dead
 from ops.delayed_cli import delayed
 from ops.keys_cli import keys
+from ops.log_cli import log
 from ops.snapshot_cli import snapshot
 
 
@@ -322,6 +323,7 @@ def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: boo
 main.add_command(keys)
 main.add_command(claims)
 main.add_command(snapshot)
+main.add_command(log)
 
 
 def _status(stack: Stack) -> dict[str, object]:

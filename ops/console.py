@@ -42,6 +42,7 @@ EXIT_CODES = {
     "tasks.errors.OptionUnknown": 2,
     "replica.errors.ValueNotEncodable": 2,
     "replica.errors.ValueNotDecodable": 2,
+    "ops.errors.TruncationRefused": 4,
     "ops.errors.InputUnusable": 2,
     "replica.errors.SnapshotUnknown": 2,
     "brokers.errors.LetterUnknown": 2,

@@ -104,18 +104,34 @@ def checksum_of(file: BinaryIO, name: str, tell: Tell) -> Checksum:
     """
     source = Source(file, name)
     header, sums = source.header, Sums()
-    hashes: dict[int, int] = {}
-    for block in source.blocks():
-        found = enumerate(elements(block, header, name), block.first)
-        if block.kind == NODES:
-            hashes |= sums.add_nodes([(number, *element) for number, element in found])
-        else:
-            sums.add_relationships([(kind, rest, a, b) for _, (kind, a, b, rest) in found], hashes)
-        tell(*told(block.kind, block.first + len(block.elements), header))
+    found = _Elements(source, name, tell)
+    hashes = sums.add_nodes((number, *element) for number, element in found.of(NODES))
+    relationships = (element for _, element in found.of(RELATIONSHIPS))
+    sums.add_relationships(((kind, properties, a, b) for kind, a, b, properties in relationships), hashes)
     sums.add_schema(header.schema.rows)
     end, at = _end(source), header.position
     position = statement.Position(at.topic, at.topic_id, at.partition, at.offset)
     return Checksum(end.nodes, end.relationships, sums.digest(), position)
+
+
+class _Elements:
+    """The elements of a snapshot in two streams, to be read one after the other: nodes, then relationships."""
+
+    def __init__(self, source: Source, name: str, tell: Tell) -> None:
+        self._header = source.header
+        self._name = name
+        self._tell = tell
+        self._blocks = source.blocks()
+        self._other: Block | None = None
+
+    def of(self, kind: bytes) -> Iterator[tuple[int, list[Any]]]:
+        """Number and decoded element, until the kind changes."""
+        while (block := self._other or next(self._blocks, None)) is not None:
+            self._other = None if block.kind == kind else block
+            if self._other is not None:
+                return
+            yield from enumerate(elements(block, self._header, self._name), block.first)
+            self._tell(*told(kind, block.first + len(block.elements), self._header))
 
 
 def _end(source: Source) -> End:

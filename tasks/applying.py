@@ -11,9 +11,10 @@ import msgspec
 from brokers.errors import StartRefused, StartUnknown
 from brokers.records import Outgoing
 from replica.apply import Applier
-from replica.errors import Halted, Unavailable
+from replica.errors import Halted, HistoryMissing, Unavailable
 from tasks import wire
 from tasks.outcomes import Registration, Rejection, Report
+from tasks.snapshots import way_out
 
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Applying:
         """
         try:
             return self._recovered(topic, partition, log_start)
+        except HistoryMissing as exc:
+            raise StartRefused(f"{exc}{way_out(self._settings, topic, self._topic_id, log_start)}") from exc
         except Halted as exc:
             raise StartRefused(str(exc)) from exc
         except (Unavailable, OSError) as exc:

@@ -10,18 +10,18 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from brokers.clients import Consumer, Health, base_config, opened
 from brokers.errors import ReadLater, Unreachable
-from brokers.reader import RecordMessage, read_message
+from brokers.reader import read_message
 from brokers.records import received
+from replica.apply import Applier
 from replica.errors import Unavailable
-from tasks.applying import Applying
+from tasks import wire
+from tasks.app import COMMANDS
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from brokers.records import Record
-    from brokers.topics import Queue
-    from replica.statement import Applied
     from tasks.app import App
 
     #: Told how many of how many offsets are done.
@@ -34,16 +34,6 @@ _HELD_S: Final = 60.0
 _POLL_S: Final = 0.1
 #: Seconds for a question about offsets.
 _ASK_S: Final = 8.0
-
-
-class _Unheard(Applying):
-    """Applies as a worker does, and tells nobody: the graph may never become a replica, or one of another name."""
-
-    def _report(self, applied: Applied) -> None:
-        """Reports are a worker's."""
-
-    def _register(self, topic_id: str) -> None:
-        """So is a registration."""
 
 
 class Log:
@@ -106,22 +96,41 @@ _CONFIG: Final[dict[str, Any]] = {
 def replay(app: App, log: Log, last: int, tell: Tell) -> int:
     """Apply the log to the app's graph, up to the record at *last*; give the position of the graph then.
 
+    Nothing is reported or registered: the graph may never become a replica, or one of another name.  Outcomes that a
+    worker has to publish stay in the graph.
+
     Raises:
-      StartRefused: the graph cannot go on with this log; the text names the way out.
-      StartUnknown, Unreachable: Kafka or Neo4j is away.
-      Held: a command cannot be applied, and was not for a minute.
+      Halted: the graph cannot go on with this log; the text names the way out.
+      Unreachable: Kafka is away.
+      Held, Unavailable: Neo4j is away, or a command cannot be applied, and that did not change for a minute.
     """
-    applying = _Unheard(app.settings, app.broker, app.driver, reports=app.outcomes_topic, registry=app.replicas_topic)
-    queue = app.broker.queues["command"]
-    first = applying.start(log.topic, 0, log.bounds()[0])
+    applier = Applier(
+        app.driver(),
+        database=app.settings.neo4j_database,
+        topic=log.topic,
+        topic_id=app.broker.topics.identity(log.topic),
+        batch=app.settings.apply_batch,
+    )
+    log_start, log_end = log.bounds()
+    applier.recover(log_start, log_end)
+    first = _position(applier) + 1
     for records in log.batches(first, last, app.settings.apply_batch):
-        _insist(functools.partial(_apply, app, applying, queue, records))
+        _insist(functools.partial(_apply, app, applier, records))
         tell(records[-1].offset - first + 1, last - first + 1)
-    return applying.start(log.topic, 0, log.bounds()[0]) - 1
+    return _position(applier)
 
 
-def _apply(app: App, applying: Applying, queue: Queue, records: list[Record]) -> None:
-    applying.apply([RecordMessage(read_message(record, queue, app.broker.envelope)[0], record) for record in records])
+def _position(applier: Applier) -> int:
+    if applier.position is None:
+        raise AssertionError("unreachable: `recover` and `apply` leave a position, or raise")
+    return applier.position.offset
+
+
+def _apply(app: App, applier: Applier, records: Sequence[Record]) -> None:
+    """As a worker reads and applies them."""
+    queue = app.broker.queues[COMMANDS]
+    messages = [(read_message(record, queue, app.broker.envelope)[0], record.offset) for record in records]
+    applier.apply([wire.command_of(message, offset) for message, offset in messages])
 
 
 def _insist(act: Callable[[], None]) -> None:

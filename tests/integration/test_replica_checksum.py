@@ -59,12 +59,12 @@ def test_a_writer_meanwhile_makes_the_checksum_refuse(driver: Driver, monkeypatc
     from replica import checksum as module
 
     digest(driver, BASE, "CREATE (:_KafkaPosition {offset: 7, topic: 't', topic_id: 'i', partition: 0})")
-    original = module._Sums.add_schema
+    original = module.Sums.add_schema
 
-    def apply_meanwhile(self: module._Sums, tx: object) -> None:
+    def apply_meanwhile(self: module.Sums, tx: object) -> None:
         original(self, tx)  # type: ignore[arg-type]
         driver.execute_query("MATCH (m:_KafkaPosition) SET m.offset = 8", database_="neo4j")
 
-    monkeypatch.setattr(module._Sums, "add_schema", apply_meanwhile)
+    monkeypatch.setattr(module.Sums, "add_schema", apply_meanwhile)
     with pytest.raises(QueryUnavailable, match="pause"):
         checksum(driver, "neo4j")

@@ -20,6 +20,7 @@ from ops.dead_cli import dead
 from ops.delayed_cli import delayed
 from ops.keys_cli import keys
 from ops.log_cli import log
+from ops.replica_cli import print_replicas, replica
 from ops.snapshot_cli import snapshot
 
 
@@ -52,6 +53,7 @@ def main(*, debug: bool) -> None:
 
 main.add_command(control)
 main.add_command(dead)
+main.add_command(replica)
 
 
 @main.command()
@@ -130,7 +132,7 @@ def status(*, state_dir: Path, as_json: bool) -> None:
         return
     _print_status(stack)
     if found:
-        print_table(("replica", "last command", "behind"), [(r.name, r.last_command, r.lag) for r in found])
+        print_replicas(found)
     elif problem:
         click.secho(problem, fg="red", err=True)
 

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
         "outcomes", alias="OUTCOMES_TOPIC", description="What each command did on each replica."
     )
     replicas_topic: str = Field("replicas", alias="REPLICAS_TOPIC", description="The replicas that exist; compacted.")
+    decisions_topic: str = Field(
+        "decisions", alias="DECISIONS_TOPIC", description="What was decided about replicas and commands; compacted."
+    )
     reply_topics: str = Field(
         "",
         alias="REPLY_TOPICS",

@@ -71,6 +71,9 @@ FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.I
 #: There is no such topic.
 UNKNOWN_TOPIC = KafkaError.UNKNOWN_TOPIC_OR_PART
 
+#: There is no such consumer group.
+UNKNOWN_GROUP = KafkaError.GROUP_ID_NOT_FOUND
+
 #: What a topic does not take, now or ever: sending it again changes nothing.
 REFUSED = frozenset(
     {

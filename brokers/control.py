@@ -211,31 +211,39 @@ class Control:
             orders.take(Ended(revocation.key))
         return orders
 
-    def inspect(self, timeout_s: float = ANSWER_S) -> Inspection:
+    def inspect(
+        self, timeout_s: float = ANSWER_S, *, enough: Callable[[Collection[WorkerState]], bool] = lambda _: False
+    ) -> Inspection:
         """Ask every worker what it does; takes *timeout_s* seconds, and some more where Kafka is slow.
+
+        It ends sooner when those who have answered are *enough*.
 
         Members that did not answer are told as silent, of the groups of queues declared here and of whoever answered.
         Those that read only topics of another prefix are not meant.
         """
-        workers = self._ask(timeout_s)
+        workers = self._ask(timeout_s, enough)
         return Inspection(workers, self._silent(workers))
 
     def ping(self, timeout_s: float = ANSWER_S) -> list[str]:
         """Who answers, as ``host:pid``."""
         return [worker.name for worker in self._ask(timeout_s)]
 
-    def _ask(self, timeout_s: float) -> list[WorkerState]:
+    def _ask(
+        self, timeout_s: float, enough: Callable[[Collection[WorkerState]], bool] = lambda _: False
+    ) -> list[WorkerState]:
         topic = self._broker.control_topic
         self._broker.topics.ensure(topic)
         waiter = self._replies.expect(uuid.uuid4().hex)
         try:
             self._broker.publish(Question(waiter.correlation_id, now_ms()).record(topic.name), topic)
-            deadline, found = time.monotonic() + timeout_s, []
-            while (record := waiter.get(deadline - time.monotonic())) is not None:
-                found.append(read_answer(record))
+            deadline = time.monotonic() + timeout_s
+            found: list[WorkerState] = []
+            while not enough(found) and (record := waiter.get(deadline - time.monotonic())) is not None:
+                state = read_answer(record)
+                found += [] if state is None else [state]
         finally:
             waiter.close()
-        return sorted((one for one in found if one is not None), key=lambda one: (one.host, one.pid))
+        return sorted(found, key=lambda one: (one.host, one.pid))
 
     def _silent(self, workers: Collection[WorkerState]) -> list[SilentMember]:
         groups = {self._broker.group_id, *(queue.group_id for queue in self._broker.queues.values())}

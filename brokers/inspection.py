@@ -36,10 +36,11 @@ class RunningMessage(msgspec.Struct, frozen=True):
 
 
 class Halt(msgspec.Struct, frozen=True):
-    """A partition, or with a pause a queue, that does not go on."""
+    """A partition, or with a pause a queue, that does not go on; *attempts* were made since."""
 
     reason: str
     since_ms: int
+    attempts: int = 0
 
 
 class WorkerState(msgspec.Struct, frozen=True):
@@ -127,7 +128,7 @@ def _running(job: Job) -> RunningMessage:
 
 
 def _halt(blocked: Blocked) -> Halt:
-    return Halt(blocked.reason, int(blocked.since * 1000))
+    return Halt(blocked.reason, int(blocked.since * 1000), blocked.attempts)
 
 
 def answer(state: WorkerState, correlation_id: str, topic: str) -> Outgoing:

@@ -7,6 +7,10 @@ OpsError
 ├── TruncationRefused           somebody may still need the commands that would be deleted
 ├── SendingStopped              some commands of a file are in the log, and others are not
 ├── NotProven                   the demo did not show what it promises
+├── ReplicaUnknown              no replica of that name is registered
+├── ReplicaAlive                its worker has to be stopped first
+├── ReplicaBusy                 (retryable, a TimeoutError) its worker has not stopped, or not caught up, in time
+├── NotAReplica                 a database cannot become one, or its graph is not like the others'
 └── StackError                  the local stack
     ├── JarsUnavailable         (retryable) a jar could not be downloaded or stored
     ├── JarCorrupt              a jar is not the one in the lock file
@@ -58,6 +62,24 @@ class SendingStopped(OpsError):
 
 class NotProven(OpsError):
     """The demo ended, and a command is missing, was applied twice, or left different graphs."""
+
+
+class ReplicaUnknown(OpsError):
+    """No replica of that name is registered; the text names those that are."""
+
+
+class ReplicaAlive(OpsError):
+    """A worker of the replica runs, and what was asked for needs it to be stopped."""
+
+
+class ReplicaBusy(OpsError, TimeoutError):
+    """A replica's worker has not done in time what was decided, or it was not seen."""
+
+    retryable = True
+
+
+class NotAReplica(OpsError):
+    """A database cannot be made a replica, or was made one and is not like the others; the text says why."""
 
 
 class StackError(OpsError):

@@ -1,33 +1,67 @@
-"""The replicas that the log knows, and how far each of them is."""
+"""The replicas that the log knows: where each of them is, and what keeps it there.
+
+Three sources, none of which a replica has to be asked for: what was registered and decided lies on topics, how far
+everybody is in the reports, and what does not go on is told by the workers that are alive.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public, though not marked so
-
+from brokers.bounds import bounds
 from brokers.clients import AdminClient, opened
 from brokers.errors import Unreachable
+from brokers.replies import Place, TopicReader
 from ops.connection import connected
+from tasks import registry
+from tasks.app import COMMANDS
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from brokers.inspection import Inspection, WorkerState
+    from brokers.records import Record
     from settings import Settings
     from tasks.app import App
+    from tasks.decisions import Decision
+    from tasks.outcomes import Registration
 
 #: Seconds for Kafka to answer, and for the reports to be read.
 ASK_S = 8.0
 
+#: Seconds that workers have to say what they do.
+WORKERS_S = 1.5
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRow:
-    """One replica.  *position* is the last command that it reported, -1 for none; *lag* how many it has before it."""
+    """One replica.
+
+    *position*: the last command that it reported, -1 for none.  *lag*, *lag_s*: how many commands it has before it, and
+    how many seconds the next of them has waited.  *state*: ``applying``, ``held`` (it tries the next command again and
+    again), ``paused``, ``quarantined``, ``behind the log's start``, or ``away`` (no worker of its answers).  *why*,
+    *since_ms*, *attempts*: about the state.  *worker* is ``host:pid``, empty for none; *version* that of its Neo4j;
+    *registered_ms* when its worker began.  *differs*: what is otherwise on another replica's server.
+    """
 
     name: str
     position: int
     lag: int
+    lag_s: float
+    state: str
+    why: str
+    since_ms: int | None
+    attempts: int
+    worker: str
+    version: str
+    neo4j_uri: str
+    registered_ms: int
+    stands: bool  #: nothing of the log is being applied just now
+    differs: tuple[str, ...] = ()
 
     @property
     def last_command(self) -> str:
@@ -35,31 +69,174 @@ class ReplicaRow:
         return "none yet" if self.position < 0 else str(self.position)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of one replica; `row` judges it."""
+
+    registration: Registration
+    position: int
+    first: int  #: the log's first offset
+    end: int  #: the offset of the next command
+    next_ms: int | None  #: when the next command that it has to apply was sent
+    decisions: Mapping[str, Decision]  #: about it, by kind
+    worker: WorkerState | None  #: the one that holds the log's partition
+    silent: bool  #: its group has members, though
+    place: str  #: the log's partition, as workers name it
+    differs: tuple[str, ...] = ()
+
+    def row(self, now_ms: int) -> ReplicaRow:
+        """At *now_ms* of the wall clock."""
+        lag = max(self.end - 1 - self.position, 0)
+        state, why, since_ms, attempts = self._state()
+        return ReplicaRow(
+            name=self.registration.replica,
+            position=self.position,
+            lag=lag,
+            lag_s=max(now_ms - self.next_ms, 0) / 1000 if lag and self.next_ms is not None else 0.0,
+            state=state,
+            why=why,
+            since_ms=since_ms,
+            attempts=attempts,
+            worker=self.worker.name if self.worker else "",
+            version=self.registration.server.version if self.registration.server else "",
+            neo4j_uri=self.registration.neo4j_uri,
+            registered_ms=self.registration.since_ms,
+            stands=self._stands(lag),
+            differs=self.differs,
+        )
+
+    def _stands(self, lag: int) -> bool:
+        if self.worker is None:
+            return not self.silent
+        busy = any(job.queue == COMMANDS for job in self.worker.running)
+        return not busy and (lag == 0 or self.place in self.worker.blocked)
+
+    def _state(self) -> tuple[str, str, int | None, int]:
+        """State, why, since when, attempts.  What people have decided goes before what follows from it."""
+        for kind, state in (("quarantine", "quarantined"), ("pause", "paused")):
+            decision = self.decisions.get(kind)
+            if decision is not None:
+                catches_up = "; it catches up" if decision.applies else ""
+                return state, f"{decision.reason}{catches_up} ({decision.by})", decision.at_ms, 0
+        if self.position + 1 < self.first:
+            return "behind the log's start", f"the log begins at {self.first}: restore a snapshot", None, 0
+        if self.worker is None:
+            return "away", "no worker that answers reads its log" if self.silent else "no worker runs", None, 0
+        halt = self.worker.blocked.get(self.place)
+        if halt is not None:
+            return "held", halt.reason, halt.since_ms, halt.attempts
+        return "applying", "", None, 0
+
+
 def replicas(settings: Settings) -> list[ReplicaRow]:
-    """Every registered replica.  Makes no topic.
+    """Every registered replica.  Makes no topic but the one on which workers are asked.
 
     Raises:
       KafkaAway: no Kafka server answers.
     """
     with connected(settings) as app:
-        return _rows(app)
+        return rows(app)
 
 
-def _rows(app: App) -> list[ReplicaRow]:
+def rows(app: App) -> list[ReplicaRow]:
+    """As `replicas`."""
     needed = (app.command_topic, app.outcomes_topic, app.replicas_topic)
     if any(app.broker.topics.partitions(spec.name) is None for spec in needed):
         return []
-    end = _end(app)
-    known = app.follower.replicas(ASK_S)
-    return [ReplicaRow(name, position, max(end - 1 - position, 0)) for name, position in known.items()]
+    topic_id = app.broker.topics.identity(app.command_topic.name)
+    registered = registry.registrations(app.broker, app.replicas_topic, timeout_s=ASK_S)
+    registered = {name: one for name, one in sorted(registered.items()) if one.topic_id == topic_id}
+    if not registered:
+        return []
+    first, end = log_bounds(app)
+    positions = app.follower.replicas(ASK_S)
+    decisions = app.decisions.look()
+    found = app.broker.control.inspect(WORKERS_S, enough=_all_of(registered, _place(app)))
+    times = _times(app, {positions.get(name, -1) + 1 for name in registered}, first, end)
+    seen = [
+        Seen(
+            registration=one,
+            position=positions.get(name, -1),
+            first=first,
+            end=end,
+            next_ms=times.get(positions.get(name, -1) + 1),
+            decisions={decision.kind: decision for decision in decisions if decision.target == name},
+            worker=_worker_of(name, _place(app), found.workers),
+            silent=_is_silent(name, found),
+            place=_place(app),
+            differs=_differences(one, registered),
+        )
+        for name, one in registered.items()
+    ]
+    now_ms = int(time.time() * 1000)
+    return [one.row(now_ms) for one in seen]
 
 
-def _end(app: App) -> int:
-    """The offset that the next command will get."""
-    place = TopicPartition(app.command_topic.name, 0)
-    admin = opened(AdminClient, app.broker.client_settings)
-    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # not annotated
+def log_bounds(app: App) -> tuple[int, int]:
+    """First offset of the log of commands, and the one that the next command will get.
+
+    Raises:
+      Unreachable: nobody says.
+    """
+    place = (app.command_topic.name, 0)
+    found = bounds(opened(AdminClient, app.broker.client_settings), [place], ASK_S)
+    if place not in found:
+        raise Unreachable(f"Kafka does not tell where the log {place[0]!r} begins and ends")
+    return found[place]
+
+
+def _place(app: App) -> str:
+    return f"{app.command_topic.name}/0"
+
+
+def _all_of(names: Collection[str], place: str) -> Callable[[Collection[WorkerState]], bool]:
+    """Whether everybody who is expected has answered."""
+
+    def enough(workers: Collection[WorkerState]) -> bool:
+        return all(_worker_of(name, place, workers) is not None for name in names)
+
+    return enough
+
+
+def _worker_of(name: str, place: str, workers: Iterable[WorkerState]) -> WorkerState | None:
+    """The worker that applies for the replica; others of its group stand by."""
+    return next((one for one in workers if name in one.groups and place in one.partitions), None)
+
+
+def _is_silent(name: str, found: Inspection) -> bool:
+    return any(member.group == name for member in found.silent) or any(name in one.groups for one in found.workers)
+
+
+def _differences(one: Registration, registered: Mapping[str, Registration]) -> tuple[str, ...]:
+    if one.server is None:
+        return ()
+    found = registry.others_that_differ(one.replica, one.topic_id, one.server, registered)
+    return tuple(f"{other}: {difference}" for other, differences in found.items() for difference in differences)
+
+
+def _times(app: App, offsets: Iterable[int], first: int, end: int) -> dict[int, int]:
+    """When the commands at *offsets* were sent, by Kafka's clock; those that the log does not have are missing."""
+    found: dict[int, int] = {}
+    for offset in sorted(offsets):
+        if first <= offset < end:
+            at_ms = _time_of(app, offset)
+            if at_ms is not None:
+                found[offset] = at_ms
+    return found
+
+
+def _time_of(app: App, offset: int) -> int | None:
+    heard: list[Record] = []
+    arrived = threading.Event()
+
+    def take(record: Record) -> None:
+        heard.append(record)
+        arrived.set()
+
+    place = Place(app.command_topic.name, offset=offset)
+    reader = TopicReader(app.broker.client_settings, [place], take, timeout_s=ASK_S)
     try:
-        return int(admin.list_offsets({place: latest}, request_timeout=ASK_S)[place].result(ASK_S).offset)
-    except KafkaException as exc:
-        raise Unreachable(exc.args[0].str()) from exc
+        arrived.wait(ASK_S)
+    finally:
+        reader.close()
+    return heard[0].timestamp_ms if heard else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +23,27 @@ if TYPE_CHECKING:
     import neo4j
 
     from ops.progress import Progress
+    from replica.checksum import Checksum
     from replica.snapshot_catalogue import SnapshotRow
     from replica.snapshot_schema import Tell
     from replica.snapshot_stores import Store
     from settings import Settings
 
 
+#: Differences that are shown to people; all of them are in the JSON.
+SHOWN = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Two graphs, as their checksums; *equal* only where their positions are, too."""
+    """Two graphs, in short; *equal* only where their positions are, too.
+
+    *differs* names the label sets, types and schema in which they differ.
+    """
 
     snapshot: dict[str, Any]
     replica: dict[str, Any]
+    differs: list[str]
 
     @property
     def equal(self) -> bool:
@@ -46,7 +55,8 @@ class Compared:
         if self.equal:
             return "The replica's graph is the snapshot's."
         told = [f"{name}: {self.snapshot[name]} and {self.replica[name]}" for name in self.snapshot]
-        return "The replica's graph is another one. Snapshot and replica: " + "; ".join(told)
+        where = f" They differ in {', '.join(self.differs[:SHOWN])}." if self.differs else ""
+        return f"The replica's graph is another one. Snapshot and replica: {'; '.join(told)}.{where}"
 
 
 def store_of(settings: Settings, url: str | None) -> Store:
@@ -104,7 +114,24 @@ def compare(settings: Settings, store: Store, name: str, show: Progress) -> Comp
     with _driver(settings) as driver:
         of_replica = checksum(driver, settings.neo4j_database)
     show(Step("replica", "read", finished=True))
-    return Compared(asdict(of_snapshot), asdict(of_replica))
+    return Compared(_short(of_snapshot), _short(of_replica), _differences(of_snapshot, of_replica))
+
+
+def _short(found: Checksum) -> dict[str, Any]:
+    position = found.position.offset if found.position else None
+    topic_id = found.position.topic_id if found.position else None
+    counts = {"nodes": found.nodes, "relationships": found.relationships, "digest": found.digest}
+    return {"last command": position, "topic id": topic_id, **counts}
+
+
+def _differences(one: Checksum, other: Checksum) -> list[str]:
+    named = [
+        f"{kind} {name or '(no label)'}"
+        for kind, parts in one.named.items()
+        for name in sorted(parts.keys() | other.named[kind].keys())
+        if parts.get(name) != other.named[kind].get(name)
+    ]
+    return named + sorted(set(one.schema) ^ set(other.schema))
 
 
 def restore(settings: Settings, store: Store, name: str, show: Progress) -> SnapshotRow:

@@ -82,8 +82,9 @@ def _fix(spec: TopicSpec, found: dict[str, Any]) -> str:
         return ""
     if spec.exact and found["partitions"] != spec.partitions:
         return (
-            "offset order must be the order of work: use another name (COMMAND_TOPIC, OUTCOMES_TOPIC, REPLICAS_TOPIC "
-            "or B_TOPIC_PREFIX), or delete the topic if what lies in it may be lost, and run `init` again"
+            "offset order must be the order of work: use another name (COMMAND_TOPIC, OUTCOMES_TOPIC, REPLICAS_TOPIC, "
+            "DECISIONS_TOPIC or B_TOPIC_PREFIX), or delete the topic if what lies in it may be lost, and run `init` "
+            "again"
         )
     settings = ",".join(f"{name}={value}" for name, value in spec.config(found["replication"]).items())
     return f"kafka-configs.sh --bootstrap-server ... --alter --topic {spec.name} --add-config {settings}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     import neo4j
 
+    from replica.digest import Checkpoint
     from replica.statement import Command
 
 _logger = logging.getLogger(__name__)
@@ -75,6 +77,11 @@ class Applier:
             return None
         return Position(self._key.topic, marker.topic_id, self._key.partition, marker.offset)
 
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The last ones that the graph itself keeps; empty before `recover`."""
+        return self._marker.checkpoints if self._marker is not None else ()
+
     def recover(self, log_start: int, log_end: int | None = None) -> Applied | None:
         """Read the position from the graph, or create it on an empty one; call it first and after `PositionMoved`.
 
@@ -121,7 +128,8 @@ class Applier:
         """Everything up to *marker* that the caller was not told yet; from here on it counts as told."""
         first, self._returned = max(marker.published, self._returned) + 1, marker.offset
         rejected = tuple(outcome for outcome in marker.rejections if outcome.offset >= first)
-        return Applied(first, marker.offset, rejected, dict(+self._writer.counters))
+        checkpoints = tuple(one for one in marker.checkpoints if one.before >= first)
+        return Applied(first, marker.offset, rejected, dict(+self._writer.counters), checkpoints)
 
     def _settled(self, commands: Sequence[Command]) -> Marker:
         """Drive *commands* until all are applied; a lost connection is settled by reading the marker again, once."""
@@ -170,6 +178,8 @@ class Applier:
                 known, self._marker = self._marker.offset, None
                 where = "gone" if found is None else f"at {found.offset} of topic id {found.topic_id}"
                 raise PositionMoved(f"the graph was at offset {known}, and its position is now {where}")
+            if found.offset == self._marker.offset:
+                found = replace(found, tally=self._marker.tally)  # counted, and only not written yet
             self._marker, self._stale = found, False
         return self._marker
 

@@ -219,6 +219,11 @@ def is_schema(text: str) -> bool:
     return rest[:1] in {("INDEX",), ("CONSTRAINT",)}
 
 
+def is_constraint(text: str) -> bool:
+    """Tell whether a schema command is about a constraint, and not an index."""
+    return next(token.word for token in significant(text) if token.word in {"INDEX", "CONSTRAINT"}) == "CONSTRAINT"
+
+
 def schema_name(text: str, parameters: Mapping[str, object]) -> str | None:
     """The name that a schema command gives or drops; None where it leaves the name to the server."""
     found = significant(text)

@@ -1,24 +1,27 @@
 """The position inside the graph: one node, and the only statements that touch it.
 
-    (:_KafkaPosition {topic, partition, topic_id, offset, published, rejections[, intent, existed]})
+    (:_KafkaPosition {topic, partition, topic_id, offset, published, rejections, digest, checkpoints
+                      [, intent, existed]})
 
 *offset* is the last command applied.  *published* is the offset up to which outcomes are known to be published, and
 *rejections* holds the rejected outcomes after it, one JSON string each, so that a crash between a commit and the
-publication loses none.  *intent* is the offset of a schema command that has begun, *existed* whether the name it
-creates or drops existed before.
+publication loses none.  *digest* and *checkpoints* are texts of `replica.digest`.  *intent* is the offset of a schema
+command that has begun, *existed* whether the name it creates or drops existed before.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, LiteralString, Protocol
 
+from replica import digest
+from replica.digest import Checkpoint, Tally
 from replica.statement import Outcome
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import neo4j
 
@@ -62,11 +65,11 @@ MATCH (__m:_KafkaPosition {topic: $__topic, partition: $__partition})
 SET __m._lock = 1 REMOVE __m._lock
 WITH __m WHERE __m.offset = $__previous AND __m.topic_id = $__topic_id AND __m.intent IS NULL
 %s
-SET __m.offset = $__offset, __m.published = $__published, __m.rejections = $__rejections
+SET __m.offset = $__offset, __m.published = $__published, __m.rejections = $__rejections, __m.digest = $__digest
 RETURN __m.offset AS offset
 """
 #: Properties that ADVANCE itself sets or removes; taken off the counters.
-ADVANCE_PROPERTIES: Final = 5
+ADVANCE_PROPERTIES: Final = 6
 
 CONSTRAINT_NAME: Final = "kafka_position"
 CONSTRAINT: Final = """
@@ -83,6 +86,13 @@ ON CREATE SET m = $__marker
 #: A topic id that begins so is none: a snapshot is being restored into this graph, or was and did not get to its end.
 #: No applier follows it, and no query is answered.
 RESTORING: Final = "restoring snapshot "
+
+# count -- How much there is, the marker included; both numbers are in the server's count store.
+COUNT: Final = """
+CALL () { MATCH (n) RETURN count(n) AS nodes }
+CALL () { MATCH ()-[r]->() RETURN count(r) AS relationships }
+RETURN nodes, relationships
+"""
 
 #: Attempts to read a marker that is not there, or only just.
 _READS: Final = 3
@@ -107,12 +117,28 @@ class Marker:
     intent: int | None = None
     existed: bool = False
     element_id: str = ""
+    tally: Tally = field(default_factory=Tally.first)
+    checkpoints: tuple[Checkpoint, ...] = ()
 
-    def moved(self, offset: int, rejected: Iterable[Outcome], *, published: int) -> Marker:
+    def moved(self, offset: int, rejected: Sequence[Outcome], *, published: int, counted: Mapping[str, int]) -> Marker:
         """The marker after everything up to *offset*; outcomes that are known to be published are dropped."""
         published = max(self.published, published)
-        kept = (outcome for outcome in (*self.rejections, *rejected) if outcome.offset > published)
-        return Marker(self.topic_id, offset, published, tuple(kept), element_id=self.element_id)
+        kept = tuple(outcome for outcome in (*self.rejections, *rejected) if outcome.offset > published)
+        return Marker(
+            self.topic_id,
+            offset,
+            published,
+            kept,
+            element_id=self.element_id,
+            tally=self.tally.plus(offset, counted, rejected),
+            checkpoints=digest.kept(self.checkpoints, published),
+        )
+
+    def closed(self, offset: int, nodes: int, relationships: int, server: str) -> Marker:
+        """The marker where the segment ends before the command at *offset*; again changes nothing."""
+        checkpoint, tally = self.tally.closed(offset, nodes, relationships, server)
+        others = (one for one in self.checkpoints if one.before != checkpoint.before)
+        return replace(self, tally=tally, checkpoints=(*others, checkpoint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +168,14 @@ class Key:
         """The marker, write-locked until the transaction ends."""
         return _parse(runner.run(LOCK, self.parameters).single())
 
+    def close(self, runner: Runner, marker: Marker, offset: int) -> Marker:
+        """*marker* after the checkpoint before the command at *offset*, where one is due; not written yet."""
+        if not marker.tally.due(offset):
+            return marker
+        result = runner.run(COUNT)
+        nodes, relationships = result.single(strict=True)
+        return marker.closed(offset, nodes, relationships, result.consume().server.agent)
+
     def move(self, runner: Runner, marker: Marker) -> None:
         """Write *marker*, in an existing node or a new one."""
         runner.run(MOVE, {**self.parameters, "__marker": self.properties(marker)}).consume()
@@ -165,6 +199,8 @@ class Key:
             "offset": marker.offset,
             "published": marker.published,
             "rejections": texts(marker.rejections),
+            "digest": marker.tally.text(),
+            "checkpoints": [checkpoint.text() for checkpoint in marker.checkpoints],
         }
         if marker.intent is not None:
             properties |= {"intent": marker.intent, "existed": marker.existed}
@@ -180,14 +216,17 @@ def _parse(record: neo4j.Record | None) -> Marker | None:
     if record is None:
         return None
     found: Mapping[str, Any] = record["marker"]
+    offset = found.get("offset", -1)
     return Marker(
         topic_id=found.get("topic_id", ""),
-        offset=found.get("offset", -1),
+        offset=offset,
         published=found.get("published", -1),
         rejections=tuple(_outcome(text) for text in found.get("rejections", ())),
         intent=found.get("intent"),
         existed=found.get("existed", False),
         element_id=record["id"],
+        tally=Tally.parse(found.get("digest"), offset),
+        checkpoints=tuple(Checkpoint.parse(text) for text in found.get("checkpoints", ())),
     )
 
 

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from replica import cypher, marker, values
+from replica.digest import INTERVAL
 from replica.statement import Outcome
 
 
@@ -98,7 +99,10 @@ def kind_of(command: Command) -> Kind:
 
 
 def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
-    """Cut *commands* into units, in order; a batch has at most *batch* commands and about `BATCH_BYTES`."""
+    """Cut *commands* into units, in order; a batch has at most *batch* commands and about `BATCH_BYTES`.
+
+    No unit crosses a multiple of `INTERVAL`.
+    """
     for kind, run in groupby(commands, key=kind_of):
         if kind is Kind.BATCH:
             yield from _batches(list(run), batch)
@@ -111,7 +115,8 @@ def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
     room = BATCH_BYTES
     for command in commands:
         weight = sum(len(s.text) + values.size(s.parameters) for s in command.statements)
-        if chosen and (len(chosen) >= limit or weight > room):
+        behind = bool(chosen) and command.offset // INTERVAL != chosen[0].offset // INTERVAL
+        if chosen and (len(chosen) >= limit or weight > room or behind):
             yield Unit(Kind.BATCH, tuple(chosen))
             chosen, room = [], BATCH_BYTES
         chosen.append(command)

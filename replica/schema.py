@@ -25,7 +25,7 @@ from replica import cypher
 from replica.errors import Unavailable
 from replica.outcomes import NOT_ENCODABLE, code_of, is_deterministic, message_of
 from replica.statement import Outcome
-from replica.transactions import ENCODING_ERRORS, Database, _counted
+from replica.transactions import ENCODING_ERRORS, Database
 
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class SchemaChange:
     def intend(self, marker: Marker) -> Marker:
         """Step 1; keeps what an earlier attempt wrote."""
         with self._database.session() as session, session.begin_transaction(timeout=self._database.timeout_s) as tx:
-            found = self._writer.lock(tx, marker)
+            found = self._writer.lock(tx, marker, self._offset)
             if found.intent != self._offset:
                 existed = tx.run(_STATE, {"name": self._name}).single() is not None
                 found = replace(found, intent=self._offset, existed=existed)
@@ -90,9 +90,10 @@ class SchemaChange:
     def settle(self, marker: Marker, *, published: int) -> Marker:
         """Steps 2 and 3, under the marker's lock."""
         with self._database.session() as session, session.begin_transaction(timeout=self._database.timeout_s) as tx:
-            found = self._writer.lock(tx, marker)
+            found = self._writer.lock(tx, marker, self._offset)
             outcome, counted = self.change(existed=found.existed)
-            new = found.moved(self._offset, [] if outcome.applied else [outcome], published=published)
+            rejected = [] if outcome.applied else [outcome]
+            new = found.moved(self._offset, rejected, published=published, counted=counted)
             self._key.move(tx, new)
             tx.commit()
         self._writer.transactions += 3
@@ -100,20 +101,27 @@ class SchemaChange:
         return new
 
     def change(self, *, existed: bool) -> tuple[Outcome, Counter[str]]:
-        """Step 2, in a session of its own.  Raises what is no verdict."""
-        counted: Counter[str] = Counter()
+        """Step 2, in a session of its own.  Raises what is no verdict.
+
+        What changed is taken from before and after, not from the server's counters: an attempt before a crash may have
+        done it, and the replicas count alike.
+        """
         try:
             with self._database.session() as session:
                 query = neo4j.Query(self._statement.text, timeout=self._database.timeout_s)
-                counted = _counted(session.run(query, dict(self._statement.parameters)).consume())
+                session.run(query, dict(self._statement.parameters)).consume()
         except ENCODING_ERRORS as error:
-            return Outcome(self._offset, applied=False, code=NOT_ENCODABLE, message=str(error)), counted
+            return Outcome(self._offset, applied=False, code=NOT_ENCODABLE, message=str(error)), Counter()
         except Neo4jError as error:
             if not is_deterministic(code_of(error)):
                 raise
             if not self._done_before(code_of(error), existed=existed):
-                return Outcome(self._offset, applied=False, code=code_of(error), message=message_of(error)), counted
-        self._await_online()
+                outcome = Outcome(self._offset, applied=False, code=code_of(error), message=message_of(error))
+                return outcome, Counter()
+        exists = self._await_online()
+        kind = "constraints" if cypher.is_constraint(self._statement.text) else "indexes"
+        change = {(False, True): "added", (True, False): "removed"}.get((existed, exists))
+        counted = Counter({f"{kind}_{change}": 1} if change else {})
         return Outcome(self._offset, applied=True), counted
 
     def _done_before(self, code: str, *, existed: bool) -> bool:
@@ -127,8 +135,11 @@ class SchemaChange:
             record = session.run(_STATE, {"name": self._name}).single()
         return None if record is None else str(record["state"])
 
-    def _await_online(self) -> None:
-        """Wait until later commands may rely on the index; one that failed to fill has failed on every replica."""
+    def _await_online(self) -> bool:
+        """Wait until later commands may rely on the index; one that failed to fill has failed on every replica.
+
+        Returns whether there is one.
+        """
         deadline = time.monotonic() + self._database.timeout_s
         while (state := self._state()) == "POPULATING":
             if time.monotonic() > deadline:
@@ -136,3 +147,4 @@ class SchemaChange:
             time.sleep(_POLL_S)
         if state == "FAILED":
             _logger.warning("index failed to populate name=%s offset=%d", self._name, self._offset)
+        return state is not None

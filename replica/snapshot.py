@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, LiteralString
 import neo4j
 from neo4j.exceptions import DriverError, Neo4jError
 
-from replica import statement, values
-from replica.checksum import Checksum, Sums
+from replica import checksum, statement, values
 from replica.errors import SnapshotBroken, SnapshotFailed, SnapshotRefused
 from replica.marker import LOCK, RESTORING
 from replica.outcomes import code_of, message_of
@@ -33,6 +32,7 @@ from replica.waiting import METADATA_KEY
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from replica.checksum import Checksum
     from replica.marker import Key, Runner
     from replica.snapshot_schema import Tell
 
@@ -98,20 +98,16 @@ def verify(file: BinaryIO, name: str, tell: Tell) -> Taken:
 
 
 def checksum_of(file: BinaryIO, name: str, tell: Tell) -> Checksum:
-    """As `verify`; gives what `replica.checksum` gives of the graph that the snapshot is of.
-
-    Takes as much time and memory as that.
-    """
+    """As `verify`; gives what `replica.checksum` gives of the graph that the snapshot is of, in as much memory."""
     source = Source(file, name)
-    header, sums = source.header, Sums()
-    found = _Elements(source, name, tell)
-    hashes = sums.add_nodes((number, *element) for number, element in found.of(NODES))
-    relationships = (element for _, element in found.of(RELATIONSHIPS))
-    sums.add_relationships(((kind, properties, a, b) for kind, a, b, properties in relationships), hashes)
-    sums.add_schema(header.schema.rows)
-    end, at = _end(source), header.position
-    position = statement.Position(at.topic, at.topic_id, at.partition, at.offset)
-    return Checksum(end.nodes, end.relationships, sums.digest(), position)
+    at, found = source.header.position, _Elements(source, name, tell)
+    return checksum.checksum_of(
+        ([number, *element] for number, element in found.of(NODES)),
+        ([number, kind, rest, start, end] for number, (kind, start, end, rest) in found.of(RELATIONSHIPS)),
+        source.header.nodes,
+        source.header.schema.lines,
+        statement.Position(at.topic, at.topic_id, at.partition, at.offset),
+    )
 
 
 class _Elements:

@@ -65,13 +65,13 @@ class Position(msgspec.Struct, frozen=True):
 class Schema(msgspec.Struct, frozen=True):
     """Statements that make one constraint or index each, by its name; *lookups* are the token lookup indexes.
 
-    *rows* describe the same for the checksum of a graph (see `replica.checksum`).
+    *lines* describe the same for the checksum of a graph (see `replica.checksum`).
     """
 
     constraints: dict[str, str] = {}
     indexes: dict[str, str] = {}
     lookups: dict[str, str] = {}
-    rows: list[list[Any]] = []
+    lines: tuple[str, ...] = ()
 
 
 class Header(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from replica.checksum import schema_rows
+from replica.checksum import schema_lines
 from replica.marker import CONSTRAINT_NAME
 from replica.snapshot_format import Schema
 
@@ -50,7 +50,7 @@ def read_schema(runner: Runner) -> Schema:
         constraints=_statements(runner, _CONSTRAINTS, {"ours": CONSTRAINT_NAME}),
         indexes=_statements(runner, _INDEXES, {"lookup": False}),
         lookups=_statements(runner, _INDEXES, {"lookup": True}),
-        rows=schema_rows(runner),
+        lines=schema_lines(runner),
     )
 
 

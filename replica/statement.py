@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from replica.digest import Checkpoint
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -56,10 +58,12 @@ class Applied:
     """What is known about the offsets *first* to *last*: every command that is not in *rejected* was applied.
 
     Offsets that hold no command (transaction markers of the log) lie within the range too.
-    *counters* sums Neo4j's counters (`nodes_created`, ...) of what the call itself executed.
+    *counters* sums Neo4j's counters (`nodes_created`, ...) of what the call itself executed.  *checkpoints* are those
+    within the range, see `replica.digest`.
     """
 
     first: int
     last: int
     rejected: tuple[Outcome, ...]
     counters: Mapping[str, int] = field(default_factory=dict)
+    checkpoints: tuple[Checkpoint, ...] = ()

@@ -6,7 +6,7 @@ Nothing here decides about a command; a failure says which commands of the trans
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import neo4j
@@ -100,7 +100,8 @@ class Writer:
         """
         with self._database.session() as session:
             items = self._items(session, commands, verdicts)
-            if len(items) == 1 and (rewritten := self._rewritten(session, items[0], verdicts)):
+            due = marker.tally.due(commands[0].offset)  # then the graph is looked at before they run
+            if not due and len(items) == 1 and (rewritten := self._rewritten(session, items[0], verdicts)):
                 text, parameters = rewritten
                 return self._advance(session, text, parameters, commands, marker, published)
             return self._explicit(session, items, marker, published, verdicts, self._key.move)
@@ -151,13 +152,14 @@ class Writer:
         marker: Marker,
         published: int,
     ) -> Marker:
-        new = marker.moved(commands[-1].offset, (), published=published)
+        new = marker.moved(commands[-1].offset, (), published=published, counted={})
         ours = {
             "__previous": marker.offset,
             "__topic_id": self._topic_id,
             "__offset": new.offset,
             "__published": new.published,
             "__rejections": texts(new.rejections),
+            "__digest": marker.tally.text(),  # of these commands nothing is counted before they are committed
         }
         query = neo4j.Query(ADVANCE % text, timeout=self._database.timeout_s)
         summary = self._judged(
@@ -171,7 +173,7 @@ class Writer:
         counted = _counted(summary)
         counted["properties_set"] -= ADVANCE_PROPERTIES
         self.counters += counted
-        return new
+        return replace(new, tally=marker.tally.plus(new.offset, counted, ()))
 
     def _explicit(
         self,
@@ -186,7 +188,7 @@ class Writer:
         rejected: list[Outcome] = []
         index = 0
         with session.begin_transaction(timeout=self._database.timeout_s) as tx:
-            found = self.lock(tx, marker)
+            found = self.lock(tx, marker, _first(items))
             for item in items:
                 if isinstance(item, plan.Group):
                     counted += self._group(tx, item, index)
@@ -198,19 +200,23 @@ class Writer:
                     else:
                         rejected.append(outcome)
                     index += 1
-            new = found.moved(_last(items), rejected, published=published)
+            new = found.moved(_last(items), rejected, published=published, counted=counted)
             move(tx, new)
             self._judged(tx.commit, (0, index), as_written=True)
         self.transactions += 1
         self.counters += counted
         return new
 
-    def lock(self, tx: neo4j.Transaction, marker: Marker) -> Marker:
-        """Lock the marker and check that it still is where *marker* says."""
+    def lock(self, tx: neo4j.Transaction, marker: Marker, offset: int) -> Marker:
+        """Lock the marker and check that it still is where *marker* says; *offset* is that of the next command.
+
+        Its checkpoint is made where one is due, and is written with the marker.
+        """
         found = self._key.lock(tx)
         if found is None or found.offset != marker.offset or found.topic_id != self._topic_id:
             raise Moved
-        return found
+        # What the graph says of its counters is older than what is known here, see `replica.digest`.
+        return self._key.close(tx, replace(found, tally=marker.tally), offset)
 
     def _group(self, tx: neo4j.Transaction, group: plan.Group, index: int) -> Counter[str]:
         text = f"{plan.unwound(group.text)} RETURN __done"
@@ -249,6 +255,11 @@ class Writer:
             if is_authentication(error):
                 raise
             raise Failed(error, *span, as_written=as_written) from error
+
+
+def _first(items: Sequence[plan.Group | Command]) -> int:
+    first = items[0]
+    return first.commands[0].offset if isinstance(first, plan.Group) else first.offset
 
 
 def _last(items: Sequence[plan.Group | Command]) -> int:

@@ -23,9 +23,11 @@ from replica.query import Queries
 from tasks import wire
 from tasks.applying import Applying
 from tasks.commands import CommandActor, CommandFunction, CommandGuard
+from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
 from tasks.queries import Answering, QueryActor
+from tasks.registry import Registry
 
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ class App:
         self.replicas_topic = TopicSpec(
             settings.topic(settings.replicas_topic), 1, FOR_EVER, exact=True, compacted=True
         )
+        self.decisions_topic = TopicSpec(
+            settings.topic(settings.decisions_topic), 1, FOR_EVER, exact=True, compacted=True
+        )
         self.broker = self._broker()
         self._drivers = _PerProcess(lambda: connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password))
         self._queries = _PerProcess(self._make_queries)
@@ -74,6 +79,7 @@ class App:
         self.follower = Follower(
             self.broker, self.command_topic, self.outcomes_topic, self.replicas_topic, timeout_s=ASK_S
         )
+        self.decisions = Decisions(self.broker, self.decisions_topic, self.command_topic, timeout_s=ASK_S)
         self._declare_queues()
         self.run_command = self._command_actor()
         self.run_query = self._query_actor(self._answering.run_text, wire.QUERY_ACTOR)
@@ -81,7 +87,8 @@ class App:
     @property
     def topics(self) -> tuple[TopicSpec, ...]:
         """Every topic that the replicas need, in the order in which a person would name them."""
-        return (self.command_topic, self.request_topic, self.response_topic, self.outcomes_topic, self.replicas_topic)
+        read_by_all = (self.outcomes_topic, self.replicas_topic, self.decisions_topic)
+        return (self.command_topic, self.request_topic, self.response_topic, *read_by_all)
 
     def driver(self) -> neo4j.Driver:
         """This process's driver of the replica's database."""
@@ -163,7 +170,12 @@ class App:
 
     def _make_applying(self) -> Applying:
         return Applying(
-            self.settings, self.broker, self._drivers.get, reports=self.outcomes_topic, registry=self.replicas_topic
+            self.settings,
+            self.broker,
+            self._drivers.get,
+            reports=self.outcomes_topic,
+            registry=Registry(self.settings, self.broker, self.replicas_topic, self._drivers.get),
+            decisions=self.decisions,
         )
 
     # Actors.
@@ -230,6 +242,7 @@ class App:
         self.broker.close()
         self.replies.close()
         self.follower.close()
+        self.decisions.close()
         driver = self._drivers.drop()
         if driver is not None:
             driver.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,8 +12,9 @@ from brokers.records import Outgoing
 from replica.apply import Applier
 from replica.errors import Halted, HistoryMissing, Unavailable
 from tasks import wire
-from tasks.outcomes import Registration, Rejection, Report
+from tasks.outcomes import Rejection, Report
 from tasks.snapshots import way_out
+from tasks.standing import Standing
 
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from brokers.topics import TopicSpec
     from replica.statement import Applied
     from settings import Settings
+    from tasks.decisions import Decisions
+    from tasks.registry import Registry
 
 logger = logging.getLogger("tasks.applying")
 
@@ -41,12 +43,14 @@ class Applying:
         driver: Callable[[], neo4j.Driver],
         *,
         reports: TopicSpec,
-        registry: TopicSpec,
+        registry: Registry,
+        decisions: Decisions,
     ) -> None:
         self._settings = settings
         self._broker = broker
         self._driver = driver
         self._reports, self._registry = reports, registry
+        self._standing = Standing(decisions, settings.group_id)
         self._applier: Applier | None = None
         self._topic_id = ""
 
@@ -54,20 +58,23 @@ class Applying:
         """Where this replica goes on: one above the position in its graph.  What it never reported is reported now.
 
         Raises:
-          StartUnknown: the graph, or Kafka, is out of reach just now.
+          StartUnknown: the graph, or Kafka, is out of reach just now; or the replica is paused or quarantined.
           StartRefused: going on would be guessing; the text names the way out.
         """
+        topic_id = self._broker.topics.identity(topic)
+        self._registry.register(topic_id)
+        self._standing.before_start()
         try:
-            return self._recovered(topic, partition, log_start)
+            return self._recovered(topic, partition, log_start, topic_id)
         except HistoryMissing as exc:
-            raise StartRefused(f"{exc}{way_out(self._settings, topic, self._topic_id, log_start)}") from exc
+            raise StartRefused(f"{exc}{way_out(self._settings, topic, topic_id, log_start)}") from exc
         except Halted as exc:
             raise StartRefused(str(exc)) from exc
         except (Unavailable, OSError) as exc:
             raise StartUnknown(f"replica {self._settings.group_id}: {exc}") from exc
 
-    def _recovered(self, topic: str, partition: int, log_start: int) -> int:
-        applier = self._applier_for(topic, partition)
+    def _recovered(self, topic: str, partition: int, log_start: int, topic_id: str) -> int:
+        applier = self._applier_for(topic, partition, topic_id)
         unreported = applier.recover(log_start)
         position = applier.position
         if position is None:
@@ -77,11 +84,9 @@ class Applying:
         logger.info("replica_started replica=%s position=%d", self._settings.group_id, position.offset)
         return position.offset + 1
 
-    def _applier_for(self, topic: str, partition: int) -> Applier:
+    def _applier_for(self, topic: str, partition: int, topic_id: str) -> Applier:
         """The applier, new when the topic is another one than before, even one of the same name."""
-        topic_id = self._broker.topics.identity(topic)
         if self._applier is None or topic_id != self._topic_id:
-            self._register(topic_id)
             self._topic_id = topic_id
             self._applier = Applier(
                 self._driver(),
@@ -97,8 +102,9 @@ class Applying:
         """Apply consecutive commands and report their outcomes.
 
         Raises:
-          Held, Unavailable, PositionMoved: the broker holds the messages and asks `start` again.
+          Held, Unavailable, PositionMoved, StandsStill: the broker holds the messages and asks `start` again.
         """
+        self._standing.before_apply()
         if self._applier is None:
             raise StartUnknown("commands came before their start")
         commands = [wire.command_of(message, message.record.offset) for message in messages]
@@ -115,14 +121,3 @@ class Applying:
         )
         key = self._settings.group_id.encode()
         self._broker.publish(Outgoing(self._reports.name, msgspec.json.encode(report), key), self._reports)
-
-    def _register(self, topic_id: str) -> None:
-        """Say that this replica exists, so that a caller who waits for all knows whom to wait for."""
-        registration = Registration(
-            replica=self._settings.group_id,
-            topic_id=topic_id,
-            neo4j_uri=self._settings.neo4j_uri,
-            since_ms=int(time.time() * 1000),
-        )
-        key = self._settings.group_id.encode()
-        self._broker.publish(Outgoing(self._registry.name, msgspec.json.encode(registration), key), self._registry)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from replica.server import ServerFacts
 from replica.statement import Outcome
 
 
@@ -38,12 +39,16 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """One record on the replicas topic, under the replica's name; without a value the replica is gone."""
+    """One record on the replicas topic, under the replica's name; without a value the replica is gone.
+
+    *server* is not known as long as the database has not answered.
+    """
 
     replica: str
     topic_id: str
     neo4j_uri: str
     since_ms: int
+    server: ServerFacts | None = None
 
 
 def decode(value: bytes | None, kind: type[Any]) -> Any | None:

@@ -123,12 +123,10 @@ def test_status_tells_how_far_each_replica_is(run: Run, replicas: Replicas, tmp_
     nothing = str(tmp_path)
     told = json.loads(run("--state-dir", nothing, "--json", command="status").stdout)
     names = [replicas.env(number)["GROUP_ID"] for number in (1, 2)]
-    assert told == {
-        "servers": [],
-        "replicas": [{"name": name, "position": 0, "lag": 0} for name in names],
-        "problem": None,
-    }
-    assert f"{names[0]}\t0\t0" in run("--state-dir", nothing, command="status").stdout
+    assert (told["servers"], told["problem"]) == ([], None)
+    found = [(row["name"], row["position"], row["lag"], row["state"]) for row in told["replicas"]]
+    assert found == [(name, 0, 0, "applying") for name in names]
+    assert f"{names[0]}\t0\t0\t0\tapplying" in run("--state-dir", nothing, command="status").stdout
 
 
 def test_status_counts_what_a_replica_has_not_applied(
@@ -144,4 +142,4 @@ def test_status_counts_what_a_replica_has_not_applied(
             app.run_command.send("MERGE (:Ready)")
         result = CliRunner().invoke(cli.main, ["status", "--state-dir", str(folder), "--json"], env={**replicas.env(1)})
         [row] = json.loads(result.stdout)["replicas"]
-        assert (row["position"], row["lag"]) == (0, 3)
+        assert (row["position"], row["lag"], row["state"]) == (0, 3, "away")

@@ -10,6 +10,7 @@ from tests.support import empty
 
 
 if TYPE_CHECKING:
+    import neo4j
     from neo4j import Driver
 
 BASE = "CREATE (a:A {k: 1}), (b:B {k: 2}), (c:B {k: 2}), (a)-[:R {w: 1}]->(b), (a)-[:R {w: 1}]->(b)"
@@ -59,12 +60,12 @@ def test_a_writer_meanwhile_makes_the_checksum_refuse(driver: Driver, monkeypatc
     from replica import checksum as module
 
     digest(driver, BASE, "CREATE (:_KafkaPosition {offset: 7, topic: 't', topic_id: 'i', partition: 0})")
-    original = module.Sums.add_schema
+    original = module._schema
 
-    def apply_meanwhile(self: module.Sums, tx: object) -> None:
-        original(self, tx)  # type: ignore[arg-type]
+    def apply_meanwhile(tx: neo4j.Transaction) -> tuple[str, ...]:
         driver.execute_query("MATCH (m:_KafkaPosition) SET m.offset = 8", database_="neo4j")
+        return original(tx)
 
-    monkeypatch.setattr(module.Sums, "add_schema", apply_meanwhile)
+    monkeypatch.setattr(module, "_schema", apply_meanwhile)
     with pytest.raises(QueryUnavailable, match="pause"):
         checksum(driver, "neo4j")

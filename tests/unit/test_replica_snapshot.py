@@ -43,7 +43,7 @@ def header(node_count: int, relationship_count: int, *, version: int = VERSION) 
         position=Position("log", "topic-id", 0, 41),
         nodes=node_count,
         relationships=relationship_count,
-        schema=Schema({"c": "CREATE CONSTRAINT c ..."}, {}, {}, [["c", None]]),
+        schema=Schema({"c": "CREATE CONSTRAINT c ..."}, {}, {}, ("c",)),
         marker={"offset": 41, "anything": ["else"]},
     )
 

@@ -1,0 +1,159 @@
+"""``neo4j-kafka replica``: which replicas there are, and what is decided about them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from ops.console import Group, json_option, print_json, print_table, state_dir_option
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from ops.replicas import ReplicaRow
+    from tasks.app import App
+
+reason_option = click.option("--reason", required=True, help="Why, for whoever reads it later.")
+
+TITLES = ("replica", "last command", "behind", "seconds", "state", "since", "attempts", "Neo4j", "worker", "why")
+
+
+@click.group(cls=Group)
+def replica() -> None:
+    """Replicas: which there are, and what is to become of them."""
+
+
+@replica.command("list")
+@state_dir_option
+@json_option
+def list_replicas(*, state_dir: Path, as_json: bool) -> None:
+    """Print every replica: how far it is, and what keeps it there."""
+    from ops.replicas import rows
+
+    with _app(state_dir) as app:
+        found = rows(app)
+    if as_json:
+        print_json({"replicas": [asdict(row) for row in found]})
+    else:
+        print_replicas(found)
+
+
+@replica.command()
+@click.argument("name")
+@reason_option
+@state_dir_option
+@json_option
+def pause(*, name: str, reason: str, state_dir: Path, as_json: bool) -> None:
+    """Let replica NAME apply nothing more, between two commands, until resume.  It goes on answering queries.
+
+    Exit code 3 when its worker still works on a command after half a minute; it stops behind that.
+    """
+    from ops import members
+
+    with _app(state_dir) as app:
+        row = members.pause(app, name, reason)
+    _print(row, f"Paused: {name}, behind command {row.last_command}.", as_json=as_json)
+
+
+@replica.command()
+@click.argument("name")
+@state_dir_option
+@json_option
+def resume(*, name: str, state_dir: Path, as_json: bool) -> None:
+    """Undo pause."""
+    from ops import members
+
+    with _app(state_dir) as app:
+        was_paused = members.resume(app, name)
+    if as_json:
+        print_json({"replica": name, "was_paused": was_paused})
+    else:
+        click.echo(f"Resumed: {name}." if was_paused else f"{name} was not paused.")
+
+
+@replica.command()
+@click.argument("name")
+@click.option("--reason", help="Why, for whoever reads it later.")
+@click.option("--lift", is_flag=True, help="End a quarantine without a repair; needs --force.")
+@click.option("--force", is_flag=True, help="With --lift: trust the graph as it is.")
+@state_dir_option
+@json_option
+def quarantine(*, name: str, reason: str | None, lift: bool, force: bool, state_dir: Path, as_json: bool) -> None:
+    """Let replica NAME neither apply nor answer, until it is repaired."""
+    from ops import members
+
+    if lift != (reason is None) or lift != force:
+        raise click.UsageError("Give --reason, or --lift with --force: only a repair makes the graph right again.")
+    with _app(state_dir) as app:
+        if lift:
+            was_quarantined = members.release(app, name)
+        else:
+            row = members.quarantine(app, name, reason or "")
+    if not lift:
+        _print(row, f"Quarantined: {name}. `replica repair {name}` makes its graph anew.", as_json=as_json)
+    elif as_json:
+        print_json({"replica": name, "was_quarantined": was_quarantined})
+    else:
+        click.echo(f"Released: {name}." if was_quarantined else f"{name} was not quarantined.")
+
+
+@replica.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Although a worker of it runs.")
+@state_dir_option
+@json_option
+def remove(*, name: str, force: bool, state_dir: Path, as_json: bool) -> None:
+    """Take replica NAME out: no caller waits for it any more.  Its database stays as it is.
+
+    Exit code 4 while a worker of it runs: with its next start it would be a replica again.
+    """
+    from ops import members
+
+    with _app(state_dir) as app:
+        left = members.remove(app, name, force=force)
+    if as_json:
+        print_json({"removed": name, "left": left})
+        return
+    click.echo(f"Removed: {name}.")
+    for one in left:
+        click.secho(f"Not cleaned away: {one}", fg="yellow", err=True)
+
+
+def print_replicas(rows: Iterable[ReplicaRow]) -> None:
+    """One table, and below it what is otherwise on one server than on another."""
+    found = list(rows)
+    if not found:
+        click.echo("No replica is registered.")
+        return
+    print_table(TITLES, [_cells(row) for row in found])
+    for row in found:
+        for difference in row.differs:
+            click.secho(f"{row.name} differs from {difference}", fg="yellow", err=True)
+
+
+def _cells(row: ReplicaRow) -> tuple[object, ...]:
+    since = "" if row.since_ms is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.since_ms / 1000))
+    attempts = row.attempts or ""
+    place = (row.name, row.last_command, row.lag, f"{row.lag_s:.0f}")
+    return (*place, row.state, since, attempts, row.version, row.worker, row.why)
+
+
+def _print(row: ReplicaRow, text: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"replica": asdict(row)})
+    else:
+        click.echo(text)
+
+
+@contextmanager
+def _app(state_dir: Path) -> Iterator[App]:
+    from ops.connection import connected, settings_for
+
+    with connected(settings_for(state_dir)) as app:
+        yield app

@@ -20,6 +20,7 @@ from ops.dead_cli import dead
 from ops.delayed_cli import delayed
 from ops.explaining_cli import explain_command
 from ops.keys_cli import keys
+from ops.log_cli import log
 from ops.read_levels import level_options, query_options
 from ops.replica_cli import print_replicas, replica
 from ops.skip_cli import skip
@@ -348,6 +349,7 @@ main.add_command(keys)
 main.add_command(claims)
 main.add_command(snapshot)
 main.add_command(explain_command)
+main.add_command(log)
 
 
 def _status(stack: Stack) -> dict[str, object]:

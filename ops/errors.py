@@ -4,6 +4,7 @@ OpsError
 ├── InputUnusable               what was typed, or stands in a file, cannot be sent
 ├── KafkaAway                   (retryable) no Kafka server answers
 ├── NotDelayed                  no message of that id waits for its time
+├── TruncationRefused           somebody may still need the commands that would be deleted
 ├── SendingStopped              some commands of a file are in the log, and others are not
 ├── NotSkipped                  a held command is not skipped, on any replica
 ├── NotProven                   the demo did not show what it promises
@@ -50,6 +51,10 @@ class KafkaAway(OpsError):
 
 class NotDelayed(OpsError):
     """No delayed message has that id: it was never sent, or has been fired or cancelled."""
+
+
+class TruncationRefused(OpsError):
+    """Somebody may still need the commands that would be deleted, or nobody knows; nothing was deleted."""
 
 
 class SendingStopped(OpsError):

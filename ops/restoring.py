@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC
 from typing import TYPE_CHECKING
 
 from ops import snapshots
@@ -15,8 +14,6 @@ from replica.snapshot_catalogue import listed, newest
 
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from ops.progress import Progress
     from replica.snapshot_catalogue import SnapshotRow
     from replica.snapshot_stores import Store
@@ -30,12 +27,12 @@ class Goal:
     """Where to stop: at a command, before a time, or, with neither, at the snapshot."""
 
     offset: int | None = None
-    time: datetime | None = None
+    time_ms: int | None = None
 
     @property
     def needs_log(self) -> bool:
         """Whether commands are to be applied after the snapshot."""
-        return self.offset is not None or self.time is not None
+        return self.offset is not None or self.time_ms is not None
 
     def last(self, log: Log) -> int:
         """The last offset to apply.
@@ -44,9 +41,8 @@ class Goal:
           InputUnusable: the log does not have it.
         """
         end = log.bounds()[1]
-        if self.time is not None:
-            at = self.time if self.time.tzinfo else self.time.replace(tzinfo=UTC)
-            return log.before(int(at.timestamp() * 1000))
+        if self.time_ms is not None:
+            return log.before(self.time_ms)
         if self.offset is None or self.offset >= end:
             raise InputUnusable(f"the log of {log.topic} ends before offset {end}: there is no {self.offset}")
         return self.offset

@@ -11,7 +11,6 @@ from ops.console import Group, json_option, print_json, print_table, progress, s
 
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     from replica.snapshot_catalogue import SnapshotRow
@@ -108,8 +107,8 @@ def verify(
 @click.option("--to-offset", type=click.IntRange(min=0), help="Then apply the log up to this command, and stop.")
 @click.option(
     "--to-time",
-    type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
-    help="The same, up to the last command before this time; UTC unless it says otherwise.",
+    metavar="TIME",
+    help="The same, up to the last command before that time: 2026-01-31T08:00, 2h (ago), 7d.",
 )
 @replica_option
 @store_option
@@ -119,7 +118,7 @@ def restore(
     *,
     name: str | None,
     to_offset: int | None,
-    to_time: datetime | None,
+    to_time: str | None,
     replica: int,
     store: str | None,
     state_dir: Path,
@@ -132,13 +131,15 @@ def restore(
     """
     from ops import snapshots as room
     from ops.connection import settings_for
+    from ops.dead import moment
     from ops.restoring import Goal, restored
 
     if to_offset is not None and to_time is not None:
         raise click.UsageError("Give either --to-offset or --to-time.")
+    goal = Goal(to_offset, None if to_time is None else moment(to_time))
     settings = settings_for(state_dir, replica)
     with progress(quiet=as_json) as show:
-        row, position = restored(settings, room.store_of(settings, store), name, Goal(to_offset, to_time), show)
+        row, position = restored(settings, room.store_of(settings, store), name, goal, show)
     if as_json:
         print_json({**asdict(row), "position": position})
     else:

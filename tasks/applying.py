@@ -10,9 +10,10 @@ import msgspec
 from brokers.errors import StartRefused, StartUnknown
 from brokers.records import Outgoing
 from replica.apply import Applier
-from replica.errors import Halted, Held, Unavailable
+from replica.errors import Halted, Held, HistoryMissing, Unavailable
 from tasks import skipping, wire
 from tasks.outcomes import Rejection, Report
+from tasks.snapshots import way_out
 from tasks.standing import Standing
 from tasks.verifying import parts
 
@@ -72,6 +73,8 @@ class Applying:
         self._before_start(topic_id)
         try:
             return self._recovered(topic, partition, log_start, topic_id)
+        except HistoryMissing as exc:
+            raise StartRefused(f"{exc}{way_out(self._settings, topic, topic_id, log_start)}") from exc
         except Halted as exc:
             self._holding.tell_start(self._topic_id, f"Replica.{type(exc).__name__}", str(exc))
             raise StartRefused(str(exc)) from exc

@@ -73,8 +73,10 @@ class Follower:
                 self._changed.wait(min(left, self._timeout_s))
             found = self._found(offset)
             known = self._since_ms <= 0 or all(self._ledger.knows(replica, offset) for replica in found)
+            heard = {name: told for name, told in found.items() if self._ledger.knows(name, offset)}
         if known:
-            return _judged(offset, found)
+            _judged(offset, heard or found)
+            return found
         # A report lies before what was read: a wait long after the command, or clocks further apart than the margin.
         return self.wait(offset, 0, applied, max(deadline - time.monotonic(), 0))
 
@@ -162,10 +164,14 @@ class Follower:
             self._since_ms = float("inf")
 
 
-def _judged(offset: int, found: dict[str, Outcome]) -> dict[str, Outcome]:
+def _judged(offset: int, found: dict[str, Outcome]) -> None:
+    """Raise unless all of *found* applied it.
+
+    A replica that was restored from a snapshot has never said what became of earlier commands: the others have.
+    """
     rejected = {replica: outcome for replica, outcome in found.items() if not outcome.applied}
     if not rejected:
-        return found
+        return
     if len(rejected) < len(found):
         others = ", ".join(sorted(found.keys() - rejected.keys()))
         raise ReplicasDisagree(f"command {offset}: rejected by {', '.join(rejected)}, applied by {others}")

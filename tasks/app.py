@@ -36,7 +36,7 @@ from tasks.lookout import Lookout
 from tasks.opinions import SecondOpinion
 from tasks.queries import Answering, QueryActor
 from tasks.registry import Registry
-from tasks.serving import Behind, Serving, ServingQueries, client_id, held, others_of
+from tasks.serving import Behind, Serving, ServingQueries, client_id, held, others_of, untrusted
 from tasks.sessions import Session
 
 
@@ -90,6 +90,7 @@ class App:
         self.log = CommandLog(self.broker, self.command_topic)
         self.lookout = self._lookout()
         self.freshness = Freshness(settings.group_id, self.lookout)
+        self.decisions = Decisions(self.broker, self.decisions_topic, self.command_topic, timeout_s=ASK_S)
         self.serving = self._serving()
         self.asking = Asking(self.log, settings.query_wait_s)
         self._answering = Answering(
@@ -99,7 +100,6 @@ class App:
         self.follower = Follower(
             self.broker, self.command_topic, self.outcomes_topic, self.replicas_topic, timeout_s=ASK_S
         )
-        self.decisions = Decisions(self.broker, self.decisions_topic, self.command_topic, timeout_s=ASK_S)
         self._declare_queues()
         self.run_command = self._command_actor()
         self.run_query = self._query_actor(self._answering.run_text, wire.QUERY_ACTOR)
@@ -192,6 +192,7 @@ class App:
             come_back=lambda: self.broker.resubscribe(REQUESTS),
             others=lambda: others_of(self.settings.group_id, lambda: self.broker.holders(REQUESTS)),
         )
+        serving.feed("quarantine", untrusted(self.decisions, self.settings.group_id))
         if self.settings.query_max_lag_s:
             serving.feed("lag", Behind(self.lookout, self.settings.query_max_lag_s))
             serving.feed("held", held(self.broker.blocked, self.command_topic.name))

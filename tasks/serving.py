@@ -24,6 +24,7 @@ from dramatiq.middleware import Middleware
 from brokers.delays import now_ms
 from brokers.errors import Unreachable
 from replica.errors import QueryUnavailable
+from tasks.standing import words
 
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import dramatiq
 
     from brokers.assignment import Blocked
+    from tasks.decisions import Decisions
     from tasks.lookout import Lookout
 
 logger = logging.getLogger("tasks.serving")
@@ -198,6 +200,16 @@ def held(blocked: Callable[[], Mapping[str, Blocked]], topic: str) -> Callable[[
         if found is None or not found.attempts or time.time() - found.since < BLIND_S:
             return None
         return Reason(f"a command is held: {found.reason}")
+
+    return ask
+
+
+def untrusted(decisions: Decisions, replica: str) -> Callable[[], Reason | None]:
+    """The feed about quarantine: until it is over, rows of *replica* are wrong, and not only old."""
+
+    def ask() -> Reason | None:
+        decision = decisions.about("quarantine", replica)
+        return None if decision is None else Reason(words(decision), unfit=True)
 
     return ask
 

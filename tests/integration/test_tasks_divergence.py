@@ -12,6 +12,8 @@ import cli
 from replica.digest import INTERVAL
 from replica.driver import connect
 from tasks.checkpoints import disagreements
+from tasks.errors import QueryFailed
+from tasks.serving import NOT_SERVING
 from tests.replicas import Replicas, replicas_of
 from tests.support import wait_until
 
@@ -155,3 +157,10 @@ def test_a_replica_that_was_written_to_stops_at_the_checkpoint_and_the_other_goe
     code, verified = verify(replicas)
     assert (code, verified["verdict"]) == (3, "unverified")
     assert "quarantine" in verified["replicas"][1]["problem"]
+
+    wait_until(lambda: "serving_left reasons=quarantine" in replicas.log(2).read_text(), 30, "it to leave the queries")
+    assert {app.run_query.send("RETURN 1 AS x").get(timeout=30).replica for _ in range(6)} == {first}
+    replicas.stop(1)
+    with pytest.raises(QueryFailed, match=f"quarantine: replica {second} is quarantined") as refused:
+        app.run_query.send("RETURN 1 AS x").get(timeout=60)
+    assert refused.value.code == NOT_SERVING

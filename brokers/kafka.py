@@ -121,7 +121,7 @@ class KafkaBroker(dramatiq.Broker):
         self.control_topic = control_topic(prefix)
         self.group_id = group_id
         self.envelope = envelope or Envelope()
-        self._hooks = Hooks(self.middleware)
+        self._hooks = Hooks(self)
         self._emit_after = partial(unstored.emit_after, self, self._hooks)
         self.actor_options |= QUEUE_OPTIONS | {"periodic"}
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}

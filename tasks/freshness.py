@@ -7,6 +7,7 @@ before the rows: that one decides, whatever was remembered, also where the graph
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,9 +30,11 @@ T = TypeVar("T")
 #: Seconds after which a query that is held back is asked about again, also if nothing was seen to change.
 ASK_AGAIN_S = 0.1
 
-#: How old, in seconds, a look may be that says how many offsets are missing: to let a query go, and when a worker has
-#: it.
-YOUNG_S, WORKED_ON_S = 0.1, 5.0
+#: Queries with a limit of lag whose arrival is remembered; one that was forgotten counts as arriving again.
+REMEMBERED = 1000
+
+#: In place of its arrival: the query was let go, and what is seen from then on is no matter.
+LET_GO = -1.0
 
 #: Seconds without a move after which the log is asked whether the offsets that are waited for are commands at all.
 STILL_S = 0.3
@@ -51,6 +54,8 @@ class Freshness:
     def __init__(self, replica: str, lookout: Lookout) -> None:
         self._replica = replica
         self._lookout = lookout
+        self._lock = threading.Lock()
+        self._arrived: dict[str, float] = {}  # by message id: monotonic seconds
 
     # In the consumer.
 
@@ -65,11 +70,23 @@ class Freshness:
         left_ms = level.pass_ms - now_ms()
         sight = self._lookout.sight
         away = sight is not None and sight.problem is not None and time.monotonic() - sight.at < 1.0
-        if left_ms <= 0 or away or self._lack(level, sight, YOUNG_S) is None:
+        since = self._arrival(message.message_id) if level.limits_lag else 0.0
+        if left_ms <= 0 or away:
+            return None
+        if self._lack(level, sight, since) is None:
+            if level.limits_lag:
+                self._arrived[message.message_id] = LET_GO
             return None
         still = time.monotonic() - self._lookout.moved_at > STILL_S
         self._lookout.want(log=still or level.limits_lag)
         return min(ASK_AGAIN_S, left_ms / 1000)
+
+    def _arrival(self, message_id: str) -> float:
+        """When it was asked about first: how far behind a replica was before that says nothing."""
+        with self._lock:
+            while len(self._arrived) >= REMEMBERED and message_id not in self._arrived:
+                del self._arrived[next(iter(self._arrived))]
+            return self._arrived.setdefault(message_id, time.monotonic())
 
     # In the worker.
 
@@ -81,7 +98,9 @@ class Freshness:
         """
         level = levels.of(message)
         if level is not None and _asks(level):
-            lack = self._lack(level, self._lookout.sight, WORKED_ON_S)
+            with self._lock:
+                since = self._arrived.pop(message.message_id, time.monotonic())
+            lack = None if since == LET_GO else self._lack(level, self._lookout.sight, since)
             if lack is not None:
                 raise NotFresh(self._told(level, lack))
         return level
@@ -104,8 +123,8 @@ class Freshness:
             self._lookout.forget()
             raise NotFresh(self._told(level, lack))
 
-    def _lack(self, level: Level, sight: Sight | None, young_s: float) -> str | None:
-        """What is missing, in words; none where nothing is."""
+    def _lack(self, level: Level, sight: Sight | None, since: float) -> str | None:
+        """What is missing, in words; none where nothing is.  A number of offsets counts that was seen *since* then."""
         if sight is None or sight.problem is not None:
             return "where it is cannot be seen" + ("" if sight is None else f" ({sight.problem})")
         if level.at_least is not None:
@@ -113,7 +132,7 @@ class Freshness:
             if lack is not None:
                 return lack + (f"; the log ends at {sight.end}" if sight.end is not None else "")
         now = time.monotonic()
-        lag = sight.lag if now - sight.end_at <= young_s else None
+        lag = sight.lag if sight.end_at >= since else None
         if level.max_lag is not None and (lag is None or lag > level.max_lag):
             return f"at {sight.position}, {'?' if lag is None else lag} offsets behind the log's end"
         if level.max_lag_s is not None:

@@ -219,10 +219,10 @@ def fresh(sight: Sight | None) -> tuple[Freshness, Out]:
         ({"at_least": 5}, seen(9, topic_id="other"), False),
         ({"linearizable": True}, seen(8), False),
         ({"linearizable": True}, seen(9), True),
-        ({"max_lag": 3}, seen(5, end=9), True),
+        ({"max_lag": 3}, seen(5, end=9, at=1.0), True),
         ({"max_lag": 3}, seen(5, end=10), False),
         ({"max_lag": 3}, seen(5), False),
-        ({"max_lag": 3}, seen(5, end=6, at=-1.0), False),
+        ({"max_lag": 3}, seen(5, end=6, at=-0.001), False),  # before the query came
         ({"max_lag_s": 60}, seen(5, end=6, at=-1.0), True),
         ({"max_lag_s": 60}, seen(5, end=9, oldest_ms=-70_000), False),
         ({"max_lag_s": 60}, seen(5, end=9, oldest_ms=-5_000), True),
@@ -253,6 +253,18 @@ def test_a_query_does_not_wait_where_that_makes_no_sense() -> None:
     assert fresh(Sight(0.0, problem="gone"))[0].ready(message(in_time)) is None
     with pytest.raises(NotFresh, match=r"at_least=5: replica r1 is at 4, 1 behind, 0\.\d s after the query was sent"):
         fresh(seen(4))[0].admitted(dramatiq.MessageProxy(message(in_time)))
+
+
+def test_what_was_let_go_is_not_judged_again_and_what_was_not_is() -> None:
+    """The log has grown since, and that was not asked for."""
+    asks = message(travelling(max_lag=0))
+    freshness, out = fresh(seen(5, end=6, at=1.0))
+    assert freshness.ready(asks) is None
+    out.sight = replace(out.sight or seen(5), end=9)
+
+    assert freshness.admitted(dramatiq.MessageProxy(asks)) is not None
+    with pytest.raises(NotFresh, match="offsets behind"):
+        freshness.admitted(dramatiq.MessageProxy(asks))
 
 
 def test_the_position_of_the_rows_decides_whatever_was_seen_before() -> None:

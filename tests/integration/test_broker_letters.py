@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -11,6 +12,7 @@ from dramatiq import Worker
 
 from brokers import KafkaBroker
 from brokers.dead_letters import dead_letter
+from brokers.delays import now_ms
 from brokers.errors import LettersBusy, LetterUnknown, WrongTopic
 from brokers.letterbox import overview
 from brokers.letters import MAX_REPLAYS, Where
@@ -44,6 +46,9 @@ def park(broker: KafkaBroker, queue_name: str, *numbers: int, error: str = "Valu
         sent = encode(message, queue.topic.name)
         record = Record(queue.topic.name, 0, number, 0, sent.key, sent.value, {**sent.headers, **headers})
         broker.publish(dead_letter(record, queue, error=error, reason=f"{error}: {number}"), queue.dead_letters)
+        at_ms = now_ms()
+        while now_ms() == at_ms:  # letters are listed in order of time, and those of one millisecond by their partition
+            time.sleep(0.0002)
 
 
 def numbers(letters: DeadLetters, where: Where | None = None) -> list[int]:

@@ -47,6 +47,7 @@ EXIT_CODES = {
     "replica.errors.ValueNotDecodable": 2,
     "ops.errors.InputUnusable": 2,
     "ops.errors.NotSkipped": 4,
+    "ops.errors.TruncationRefused": 4,
     "ops.errors.ReplicaUnknown": 2,
     "ops.errors.ReplicaAlive": 4,
     "ops.errors.NotAReplica": 4,

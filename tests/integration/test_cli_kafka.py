@@ -62,6 +62,9 @@ def test_init_makes_every_topic_once(kafka: str) -> None:
         "response": 3,
         "outcomes": 1,
         "replicas": 1,
+        "decisions": 1,
+        "checkpoints": 1,
+        "verifications": 1,
         "command.XQ": 1,
         "request.XQ": 3,
     }

@@ -79,9 +79,11 @@ def measure(addresses: Mapping[str, str], rounds: int) -> tuple[dict[str, Any], 
                 }
                 began = time.monotonic()
                 try:
-                    found[what][peer].append(alone("benchmarks.peers", task))
+                    value = alone("benchmarks.peers", task)
                 except RuntimeError as error:
                     failed[f"{peer}: {what}"] = str(error).splitlines()[-1]
+                else:
+                    found[what][peer].append(value)
                 note(f"{number + 1}/{rounds}  {what:12}  {peer:16}  {time.monotonic() - began:5.1f} s")
     return found, failed
 

@@ -22,7 +22,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     type=SECONDS,
     default=300.0,
     show_default=True,
-    help="Seconds that a replica may stand still to read its graph; a million elements take about half a minute.",
+    help="Seconds that a replica may stand still to read its graph; the larger it is, the longer that takes.",
 )
 @state_dir_option
 @json_option

@@ -1,7 +1,7 @@
 """The worker's side of a comparison of whole graphs: read this replica's at one place of the log, and tell.
 
-The applier waits meanwhile, queries do not.  About 30,000 elements a second are read, so that a million take half a
-minute; a request says how long appliers may wait, and a graph that takes longer is not verified, and says so.
+The applier waits meanwhile, queries do not.  A request says how long appliers may wait; a graph that takes longer is
+not verified, and says so.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from brokers.errors import ControlRefused, Revoked, Undecodable, Unreachable
 from brokers.inspection import Inspection, SilentMember, read_answer
 from brokers.orders import Ended, Orders, Pause, Question, Revocation, Unreadable, answers_topic, end, read
 from brokers.records import Outgoing, Record, decode
-from brokers.replies import Place, Replies, TopicReader
+from brokers.replies import Replies, read_through
 from brokers.topics import DAY_S
 
 
@@ -200,13 +200,7 @@ class Control:
 
         topic = self._broker.control_topic
         self._broker.topics.ensure(topic)
-        place = Place(topic.name, from_start=True)
-        reader = TopicReader(self._broker.client_settings, [place], take, timeout_s=self._timeout_s)
-        try:
-            if not reader.wait_caught_up(self._timeout_s):
-                raise Unreachable(f"topic {topic.name!r} could not be read within {self._timeout_s:g} s")
-        finally:
-            reader.close()
+        read_through(self._broker.client_settings, topic.name, take, timeout_s=self._timeout_s)
         for revocation in orders.expired(now_ms()):
             orders.take(Ended(revocation.key))
         return orders

@@ -157,6 +157,28 @@ class TopicReader:
             self._caught_up.set()
 
 
+def follow(
+    settings: Mapping[str, Any], topic: str, handler: Callable[[Record], None], *, timeout_s: float
+) -> TopicReader:
+    """A reader of *topic*'s only partition from its start, which has handled all that was there when it was made.
+
+    Raises:
+      Unreachable: no Kafka server answers, or it was not read in time.
+    """
+    reader = TopicReader(settings, [Place(topic, from_start=True)], handler, timeout_s=timeout_s)
+    if not reader.wait_caught_up(timeout_s):
+        reader.close()
+        raise Unreachable(f"topic {topic!r} could not be read within {timeout_s:g} s")
+    return reader
+
+
+def read_through(
+    settings: Mapping[str, Any], topic: str, handler: Callable[[Record], None], *, timeout_s: float
+) -> None:
+    """Have all handled that is on *topic*'s only partition now.  Raises as `follow` does."""
+    follow(settings, topic, handler, timeout_s=timeout_s).close()
+
+
 def reader_config() -> dict[str, Any]:
     """The part of a client's configuration that reading without a group needs."""
     return {

@@ -12,10 +12,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from brokers.delays import now_ms
-from brokers.errors import KafkaError, Recalled, Revoked, Unreachable
+from brokers.errors import KafkaError, Recalled, Revoked
 from brokers.inspection import answer, describe
 from brokers.orders import Ended, Orders, Pause, Question, Revocation, Unreadable, answers_topic, end, read
-from brokers.replies import Place, TopicReader
+from brokers.replies import follow
 from brokers.running import Running
 
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from brokers.orders import Order
     from brokers.reader import KafkaMessageProxy
     from brokers.records import Record
+    from brokers.replies import TopicReader
 
 logger = logging.getLogger("brokers.control")
 
@@ -69,12 +70,7 @@ class Station:
             topic = self._broker.control_topic
             self._broker.topics.ensure(topic)
             self._orders, self._swept_at = Orders(), time.monotonic()
-            place = Place(topic.name, from_start=True)
-            reader = TopicReader(self._broker.client_settings, [place], self._heard, timeout_s=self._timeout_s)
-            if not reader.wait_caught_up(self._timeout_s):
-                reader.close()
-                raise Unreachable(f"topic {topic.name!r} could not be read within {self._timeout_s:g} s")
-            self._reader = reader
+            self._reader = follow(self._broker.client_settings, topic.name, self._heard, timeout_s=self._timeout_s)
             self._sweep()
 
     def attend(self, buffer: Buffer) -> None:

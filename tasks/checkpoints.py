@@ -14,7 +14,7 @@ import msgspec
 from dramatiq.errors import BrokerError
 
 from brokers.records import Outgoing
-from brokers.replies import Place, TopicReader
+from brokers.replies import Place, TopicReader, read_through
 from replica.digest import INTERVAL, Checkpoint
 from tasks import outcomes
 from tasks.divergence import judge
@@ -246,11 +246,7 @@ def disagreements(broker: KafkaBroker, spec: TopicSpec, topic_id: str, *, timeou
         if said is not None and said.topic_id == topic_id:
             take(ledger, said)
 
-    reader = TopicReader(broker.client_settings, [Place(spec.name, from_start=True)], heard, timeout_s=timeout_s)
-    try:
-        reader.wait_caught_up(timeout_s)
-    finally:
-        reader.close()
+    read_through(broker.client_settings, spec.name, heard, timeout_s=timeout_s)
     return list(_first_of_each(ledger).values())
 
 

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from brokers.errors import Unreachable
+from brokers import replies
 from brokers.records import Outgoing
-from brokers.replies import Place, TopicReader
 
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from brokers import KafkaBroker
     from brokers.records import Record
+    from brokers.replies import TopicReader
     from brokers.topics import TopicSpec
 
 logger = logging.getLogger("tasks.decisions")
@@ -156,11 +156,15 @@ class Decisions:
                 self._reset()
             self._broker.topics.ensure(self.spec)
             held: dict[tuple[Kind, str], Decision] = {}
-            reader = self._read(lambda record: self._heard(held, record))
-            if not reader.wait_caught_up(self._timeout_s):
-                reader.close()
-                raise Unreachable(self._unread())
-            former, self._reader = self._reader, reader
+            former, self._reader = (
+                self._reader,
+                replies.follow(
+                    self._broker.client_settings,
+                    self.spec.name,
+                    lambda record: self._heard(held, record),
+                    timeout_s=self._timeout_s,
+                ),
+            )
             with self.changed:
                 self._held = held
             if former is not None:
@@ -176,12 +180,12 @@ class Decisions:
         if self._broker.topics.partitions(self.spec.name) is None:
             return ()
         held: dict[tuple[Kind, str], Decision] = {}
-        reader = self._read(lambda record: _take(held, record))
-        try:
-            if not reader.wait_caught_up(self._timeout_s):
-                raise Unreachable(self._unread())
-        finally:
-            reader.close()
+        replies.read_through(
+            self._broker.client_settings,
+            self.spec.name,
+            lambda record: _take(held, record),
+            timeout_s=self._timeout_s,
+        )
         return tuple(held.values())
 
     @property
@@ -232,10 +236,6 @@ class Decisions:
             if reader is not None and self._pid == os.getpid():
                 reader.close()
 
-    def _read(self, handler: Callable[[Record], None]) -> TopicReader:
-        place = Place(self.spec.name, from_start=True)
-        return TopicReader(self._broker.client_settings, [place], handler, timeout_s=self._timeout_s)
-
     def _heard(self, held: dict[tuple[Kind, str], Decision], record: Record) -> None:
         with self.changed:
             _take(held, record)
@@ -251,9 +251,6 @@ class Decisions:
                 watcher()
             except Exception:  # the next decision must be heard
                 logger.exception("decision_watcher_failed")
-
-    def _unread(self) -> str:
-        return f"the decisions on topic {self.spec.name!r} could not be read within {self._timeout_s:g} s"
 
 
 def _take(held: dict[tuple[Kind, str], Decision], record: Record) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from dramatiq.errors import BrokerError
 
-from brokers.errors import StartUnknown, Unreachable
+from brokers.errors import StartUnknown
 from brokers.records import Outgoing
-from brokers.replies import Place, TopicReader
+from brokers.replies import read_through
 from replica.errors import Unavailable
 from replica.server import server_facts
 from tasks import outcomes
@@ -50,13 +50,7 @@ def registrations(broker: KafkaBroker, spec: TopicSpec, *, timeout_s: float) -> 
         else:
             found[name] = registration
 
-    place = Place(spec.name, from_start=True)
-    reader = TopicReader(broker.client_settings, [place], take, timeout_s=timeout_s)
-    try:
-        if not reader.wait_caught_up(timeout_s):
-            raise Unreachable(f"the replicas topic {spec.name!r} could not be read within {timeout_s:g} s")
-    finally:
-        reader.close()
+    read_through(broker.client_settings, spec.name, take, timeout_s=timeout_s)
     return found
 
 

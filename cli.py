@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import click
 
+from ops.cancelling_cli import cancel_query
 from ops.claims_cli import claims
 from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
 from ops.control_cli import control
@@ -387,6 +388,7 @@ def _end(_signal: int, _frame: object) -> NoReturn:
 
 
 main.add_command(delayed)
+main.add_command(cancel_query)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,19 @@ class Settings(BaseSettings):
     query_max_rows: int = Field(
         10_000, alias="QUERY_MAX_ROWS", gt=0, description="Rows of one answer; more are cut and said so."
     )
+    query_max_bytes: int = Field(
+        16_000_000,
+        alias="QUERY_MAX_BYTES",
+        ge=1000,
+        description="Bytes of JSON, about, of one answer's rows; more are cut and said so.",
+    )
+    query_at_once: int = Field(
+        0,
+        alias="QUERY_AT_ONCE",
+        ge=0,
+        description="Queries that one worker process runs at a time; 0: as many as it has threads, but for one that is "
+        "left to commands where it applies them.",
+    )
     command_timeout_s: float = Field(
         60.0, alias="COMMAND_TIMEOUT_S", gt=0, description="Seconds for one transaction; what takes longer is held."
     )

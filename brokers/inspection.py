@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from brokers.records import Outgoing
-from brokers.replies import CORRELATION
+from brokers.waiter import CORRELATION
 
 
 if TYPE_CHECKING:

@@ -361,6 +361,10 @@ class KafkaBroker(dramatiq.Broker):
             timeout_s=timeout / 1000,
         )
 
+    def stopped_by(self, stop: Callable[[], None]) -> AbstractContextManager[None]:
+        """Within, in an actor: aborting its message calls *stop*, and raises nothing; see `Running.stopped_by`."""
+        return self._station.running.stopped_by(stop)
+
     def reconsider(self, queue_name: str) -> None:
         """Ask the queue's ``ready`` again about all that it holds back in this process.  Any thread."""
         self._reading.reconsider(self.get_queue(queue_name))

@@ -12,7 +12,6 @@ import random
 import threading
 import time
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import OFFSET_INVALID, KafkaException, TopicPartition
@@ -21,6 +20,7 @@ from brokers import clients
 from brokers.clients import Health, base_config
 from brokers.errors import ConsumerStopped, Unreachable
 from brokers.records import received
+from brokers.waiter import Reread, Waiter, correlation_of
 
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ POLL_S = 0.1
 
 #: Seconds between two questions to a topic that is not ready.
 RETRY_S = 0.05
-
-#: The header that says which question a record answers.
-CORRELATION = "correlation_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,38 +188,6 @@ def reader_config() -> dict[str, Any]:
     }
 
 
-class Waiter:
-    """The answers to one question, as they arrive."""
-
-    def __init__(self, correlation_id: str, partition: int, forget: Callable[[str], None]) -> None:
-        self.correlation_id = correlation_id
-        self.partition = partition
-        self._forget = forget
-        self._records: SimpleQueue[Record | BaseException] = SimpleQueue()
-
-    def put(self, record: Record | BaseException) -> None:
-        """Called by the reading thread."""
-        self._records.put(record)
-
-    def get(self, timeout_s: float) -> Record | None:
-        """The next record, or none within *timeout_s*.
-
-        Raises:
-          ConsumerStopped: nobody reads the answers any more.
-        """
-        try:
-            record = self._records.get(timeout=max(timeout_s, 0))
-        except Empty:
-            return None
-        if isinstance(record, BaseException):
-            raise record
-        return record
-
-    def close(self) -> None:
-        """Wait no longer: what comes late is dropped."""
-        self._forget(self.correlation_id)
-
-
 class Replies:
     """The answers that arrive for this process on one topic.
 
@@ -248,7 +213,7 @@ class Replies:
         """
         with self._lock:
             self._read()
-            waiter = Waiter(correlation_id, self._partition, self._drop)
+            waiter = Waiter(correlation_id, self._partition, self._drop, self._reread)
             self._waiters[correlation_id] = waiter
         return waiter
 
@@ -263,10 +228,12 @@ class Replies:
         self._reader = TopicReader(self._broker.client_settings, places, self._arrived, timeout_s=self._timeout_s)
 
     def _arrived(self, record: Record) -> None:
-        correlation_id = record.headers.get(CORRELATION, b"").decode(errors="replace")
-        waiter = self._waiters.get(correlation_id)
+        waiter = self._waiters.get(correlation_of(record))
         if waiter is not None:
             waiter.put(record)
+
+    def _reread(self, record: Record) -> Reread:
+        return Reread(base_config(self._broker.client_settings, Health()) | reader_config(), record)
 
     def _drop(self, correlation_id: str) -> None:
         self._waiters.pop(correlation_id, None)

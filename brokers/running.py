@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +21,7 @@ from brokers.errors import Abort
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import dramatiq
 
@@ -39,6 +40,8 @@ class Job:
     #: Its thread is inside the actor's function, where it may be interrupted.
     inside: bool = False
     aborted: bool = False
+    #: What interrupts it just now, instead of an exception.
+    stop: Callable[[], None] | None = None
     #: For the two above.  One for all jobs would make the threads of a worker wait for each other at every message.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -93,6 +96,28 @@ class Running:
             _fail(job.message)
             raise
 
+    @contextmanager
+    def stopped_by(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Within, to interrupt the message of this thread is to call *stop*, once; nothing is raised.
+
+        For an actor that waits in C code, where no exception arrives, or that has something to tidy up.  *stop* is
+        called in any thread, must not wait, and at once if the message is aborted already.
+        """
+        job = self._jobs.get(threading.get_ident())
+        if job is None:  # no worker's thread
+            yield
+            return
+        with job.lock:
+            job.stop = stop
+            aborted = job.aborted
+        try:
+            if aborted:
+                stop()
+            yield
+        finally:
+            with job.lock:
+                job.stop = None
+
 
 def _enter(job: Job) -> None:
     with job.lock:
@@ -119,7 +144,9 @@ def _interrupted(job: Job) -> bool:
         if job.aborted:
             return False
         job.aborted = True
-        if job.inside:
+        if job.stop is not None:
+            job.stop()
+        elif job.inside:
             raise_thread_exception(job.thread, Abort)  # type: ignore[no-untyped-call]  # Dramatiq's gap
         return True
 

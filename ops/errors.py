@@ -3,6 +3,7 @@
 OpsError
 ├── InputUnusable               what was typed, or stands in a file, cannot be sent
 ├── KafkaAway                   (retryable) no Kafka server answers
+├── NotCancelled                (a TimeoutError) no worker has ended a query in time
 ├── NotDelayed                  no message of that id waits for its time
 ├── TruncationRefused           somebody may still need the commands that would be deleted
 ├── SendingStopped              some commands of a file are in the log, and others are not
@@ -51,6 +52,10 @@ class KafkaAway(OpsError):
 
 class NotDelayed(OpsError):
     """No delayed message has that id: it was never sent, or has been fired or cancelled."""
+
+
+class NotCancelled(OpsError, TimeoutError):
+    """No worker has ended the query in time; it had ended before, or will not begin any more."""
 
 
 class TruncationRefused(OpsError):

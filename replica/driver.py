@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import neo4j
@@ -13,6 +14,9 @@ CONNECTION_TIMEOUT_S: Final = 5.0
 ACQUISITION_TIMEOUT_S: Final = 5.0
 #: One applier and a few query threads; more threads do not speed up reads in one process.
 POOL_SIZE: Final = 32
+
+# What a server has to say about a text is for whoever sent it, and travels in the answer; not for a worker's log.
+logging.getLogger("neo4j.notifications").setLevel(logging.CRITICAL)
 
 
 def connect(uri: str, user: str, password: str) -> neo4j.Driver:

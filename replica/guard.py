@@ -12,7 +12,7 @@ from replica import cypher
 
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 #: Procedures that a query may call: they read this database and nothing else, and hold nothing up.
 PROCEDURES: Final[frozenset[str]] = frozenset(
@@ -31,8 +31,82 @@ PROCEDURES: Final[frozenset[str]] = frozenset(
         "db.schema.visualization",
     ]
 )
-_SHOWN: Final = frozenset(["INDEX", "INDEXES", "CONSTRAINT", "CONSTRAINTS", "PROCEDURES", "FUNCTIONS"])
-_SHOW_WORDS: Final = 5
+#: Namespaces of functions that come with Neo4j and only compute.  What else is installed may run any text, or load any
+#: address, from within an expression; `genai` calls services.  A function without a namespace is always Neo4j's own.
+FUNCTIONS: Final[frozenset[str]] = frozenset(
+    [
+        "coll",
+        "date",
+        "datetime",
+        "db",
+        "duration",
+        "graph",
+        "localdatetime",
+        "localtime",
+        "point",
+        "string",
+        "time",
+        "vector",
+    ]
+)
+
+#: What SHOW may be about, what may stand before that, and what it is about else, wherever it stands.
+_SHOWN: Final = frozenset(["INDEX", "INDEXES", "CONSTRAINT", "CONSTRAINTS", "PROCEDURE", "PROCEDURES"]) | frozenset(
+    ["FUNCTION", "FUNCTIONS"]
+)
+_KINDS: Final = frozenset(
+    [
+        "ALL",
+        "BUILT",
+        "DEFINED",
+        "EXIST",
+        "EXISTENCE",
+        "FULLTEXT",
+        "IN",
+        "KEY",
+        "LOOKUP",
+        "NODE",
+        "POINT",
+        "PROPERTY",
+        "RANGE",
+        "REL",
+        "RELATIONSHIP",
+        "TEXT",
+        "TYPE",
+        "UNIQUE",
+        "UNIQUENESS",
+        "USER",
+        "VECTOR",
+    ]
+)
+_SERVERS: Final = frozenset(
+    [
+        "ALIAS",
+        "ALIASES",
+        "AUTH",
+        "CURRENT",
+        "DATABASE",
+        "DATABASES",
+        "DEFAULT",
+        "HOME",
+        "POPULATED",
+        "PRIVILEGE",
+        "PRIVILEGES",
+        "ROLE",
+        "ROLES",
+        "SERVER",
+        "SERVERS",
+        "SETTING",
+        "SETTINGS",
+        "SUPPORTED",
+        "TRANSACTION",
+        "TRANSACTIONS",
+        "USERS",
+    ]
+)
+
+#: With one of these in front, any SHOW may begin a statement.
+_FIRST: Final = frozenset(["CYPHER", "EXPLAIN", "PROFILE", "SHOW", "TERMINATE", "USE"])
 
 
 def refusal(text: str, allowed: frozenset[str] = PROCEDURES) -> str | None:
@@ -57,13 +131,31 @@ def _refusal(text: str, allowed: frozenset[str]) -> str | None:
     for name in cypher.procedures(text):
         if name.lower() not in allowed:
             return f"the procedure {name} is not on the list of those that only read"
+    for name in _functions(found):
+        if name.partition(".")[0].lower() not in FUNCTIONS:
+            return f"the function {name} does not come with Neo4j, and may do more than read"
     return None
+
+
+def _functions(found: Sequence[cypher.Token]) -> Iterator[str]:
+    """Whatever is called with a namespace in front, as written, with dots; procedures are among them."""
+    seen = cypher.words(found)
+    for index in range(2, len(found) - 1):
+        if seen[index + 1] != "(" or seen[index - 1] != ".":
+            continue
+        first = index
+        while first >= 2 and seen[first - 1] == ".":  # noqa: PLR2004 - a name, and a dot behind it
+            first -= 2
+        yield ".".join(found[at].name for at in range(first, index + 1, 2))
 
 
 def _shows(seen: Sequence[str]) -> str | None:
     """SHOW of anything but schema, procedures and functions."""
     for index, word in enumerate(seen):
-        begins = index == 0 or seen[index - 1] in {";", "}"} or seen[0] in {"SHOW", "TERMINATE", "CYPHER", "EXPLAIN"}
-        if word == "SHOW" and begins and not _SHOWN & set(seen[index + 1 : index + _SHOW_WORDS]):
+        if word != "SHOW":
+            continue
+        begins = index == 0 or seen[index - 1] in {";", "{", "}"} or seen[0] in _FIRST
+        about = next((word for word in seen[index + 1 :] if word not in _KINDS), "")
+        if about in _SERVERS or (begins and about not in _SHOWN):
             return f"SHOW {' '.join(seen[index + 1 : index + 2])} tells about the server, not about the graph"
     return None

@@ -15,6 +15,7 @@ from replica.errors import QueryRejected, QueryUnavailable, ValueNotEncodable
 from replica.marker import RESTORING
 from replica.outcomes import code_of, is_deterministic, message_of
 from replica.statement import Position
+from replica.summary import Summary, summary_of
 
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ RETURN m.topic AS topic, m.topic_id AS topic_id, m.partition AS partition, m.off
 ORDER BY topic, partition LIMIT 1
 """
 
+#: Under which the transaction of a query says which one it is.
+TAG: Final = "kafka_query"
+
+# running -- The transactions of one query, of which there is at most one.
+_RUNNING: Final[LiteralString] = (
+    "SHOW TRANSACTIONS YIELD transactionId, metaData WHERE metaData.kafka_query = $tag RETURN transactionId AS id"
+)
+# end -- Ask the server to end them; it does so at its next look.
+_END: Final[LiteralString] = "TERMINATE TRANSACTIONS $ids"
+
 #: Codes that are the query's fault though not deterministic: it ran into a limit, or calls what is not there.
 _CALLERS_FAULT: Final = frozenset(
     [
@@ -49,6 +60,7 @@ _CALLERS_FAULT: Final = frozenset(
         "Neo.ClientError.Procedure.ProcedureCallFailed",
         "Neo.ClientError.Procedure.ProcedureNotFound",
         "Neo.ClientError.Statement.AccessMode",
+        "Neo.ClientError.Transaction.Terminated",  # somebody wants it ended, and not run on another replica
         "Neo.ClientError.Transaction.TransactionTimedOut",
         "Neo.ClientError.Transaction.TransactionTimedOutClientConfiguration",
         "Neo.ClientError.Transaction.LockClientStopped",
@@ -111,6 +123,16 @@ class Rows:
         except (DriverError, Neo4jError, OSError):  # the rows are delivered; the pool drops the connection
             return
 
+    def summary(self) -> Summary:
+        """What the server says about the result, which ends with this call.
+
+        Raises `QueryRejected` and `QueryUnavailable`: what is not read could still fail.
+        """
+        try:
+            return summary_of(self._result.consume())
+        except (DriverError, Neo4jError, OSError) as error:
+            raise _translated(error) from error
+
     def seen(self) -> Position | None:
         """The position after the rows, which end with this call: they show nothing of any later command.
 
@@ -172,8 +194,11 @@ class Queries:
         *,
         timeout_s: float | None = None,
         max_rows: int | None = None,
+        tag: str = "",
     ) -> Rows:
         """Start a query and give its rows, to be read in a `with` block; *parameters* are decoded values.
+
+        *timeout_s* and *max_rows* are bounded by those of all queries.  *tag* is for `terminate`.
 
         Raises `QueryRejected` where the query is at fault and `QueryUnavailable` where the server is.
         """
@@ -183,7 +208,7 @@ class Queries:
         try:
             self._refuse_writes(session, text, dict(parameters or {}))
             position = self._position(session)
-            query = neo4j.Query(text, timeout=timeout_s or self._timeout_s)
+            query = neo4j.Query(text, metadata={TAG: tag}, timeout=self._bounded(timeout_s))
             result = session.run(query, dict(parameters or {}))
             rows = self._max_rows if max_rows is None else min(max_rows, self._max_rows)
             return Rows(session, result, position, rows, self._max_bytes, self._position)
@@ -205,6 +230,7 @@ class Queries:
         *,
         timeout_s: float | None = None,
         seen: bool = False,
+        tag: str = "",
     ) -> Read:
         """Run `function(tx, *args, **kwargs)` in a READ transaction, once; what it returns comes back encoded.
 
@@ -217,7 +243,7 @@ class Queries:
                 position = self._position(
                     session
                 )  # before the transaction, which then waits for all that belongs to it
-                with session.begin_transaction(timeout=timeout_s or self._timeout_s) as tx:
+                with session.begin_transaction(metadata={TAG: tag}, timeout=self._bounded(timeout_s)) as tx:
                     value = values.encode(function(tx, *args, **(kwargs or {})))
                     if not tx.closed():
                         tx.commit()  # as above, for the position that follows
@@ -229,6 +255,20 @@ class Queries:
         except ValueNotEncodable as error:
             raise QueryRejected(type(error).__name__, str(error)) from error
 
+    def terminate(self, tag: str) -> bool:
+        """End the query of that *tag* on the server; false where none runs just now.  Raises `QueryUnavailable`.
+
+        The thread that reads its rows gets an error of the server.
+        """
+        try:
+            with self._driver.session(database=self._database) as session:
+                ids = [record["id"] for record in session.run(_RUNNING, {"tag": tag})]
+                if ids:
+                    session.run(_END, {"ids": ids}).consume()
+                return bool(ids)
+        except (DriverError, Neo4jError, OSError) as error:
+            raise QueryUnavailable(code_of(error), message_of(error)) from error
+
     def position(self) -> Position | None:
         """Where the graph is now; None where no log was applied to it.  Raises `QueryUnavailable`."""
         try:
@@ -237,9 +277,15 @@ class Queries:
         except (DriverError, Neo4jError, OSError) as error:
             raise QueryUnavailable(code_of(error), message_of(error)) from error
 
+    def _bounded(self, timeout_s: float | None) -> float:
+        return min(timeout_s, self._timeout_s) if timeout_s else self._timeout_s  # 0 would mean for ever
+
     def _session(self) -> neo4j.Session:
         return self._driver.session(
-            database=self._database, default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCH_SIZE
+            database=self._database,
+            default_access_mode=neo4j.READ_ACCESS,
+            fetch_size=_FETCH_SIZE,
+            notifications_min_severity=neo4j.NotificationMinimumSeverity.WARNING,  # the caller is told
         )
 
     def _position(self, runner: neo4j.Session | neo4j.Transaction) -> Position | None:

@@ -23,6 +23,7 @@ from replica.driver import connect
 from replica.query import Queries
 from tasks import wire
 from tasks.applying import Applying
+from tasks.cancelling import AnswersDropped
 from tasks.commands import CommandActor, CommandFunction, CommandGuard
 from tasks.comparing import Comparing
 from tasks.decisions import Decisions
@@ -38,6 +39,7 @@ from tasks.queries import Answering, QueryActor
 from tasks.registry import Registry
 from tasks.serving import Behind, Serving, ServingQueries, client_id, held, others_of, untrusted
 from tasks.sessions import Session
+from tasks.slots import QueriesAtOnce, Slots
 
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from brokers.records import Record
     from replica.statement import Statement
     from settings import Settings
+    from tasks.replying import Reply
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,9 +95,10 @@ class App:
         self.freshness = Freshness(settings.group_id, self.lookout)
         self.decisions = Decisions(self.broker, self.decisions_topic, self.command_topic, timeout_s=ASK_S)
         self.serving = self._serving()
+        self.slots = Slots(lambda: self.broker.reconsider(REQUESTS))
         self.asking = Asking(self.log, settings.query_wait_s)
         self._answering = Answering(
-            settings, self.broker, self._queries.get, self.response_topic, self.freshness, self.serving
+            settings, self.broker, self._queries.get, self.response_topic, self.freshness, self.serving, self.slots
         )
         self.replies = Replies(self.broker, self.response_topic, timeout_s=ASK_S)
         self.follower = Follower(
@@ -129,6 +133,8 @@ class App:
                 CurrentMessage(),
                 CommandGuard(COMMANDS),
                 ServingQueries(lambda: self.serving, REQUESTS),
+                QueriesAtOnce(lambda: self.slots, self.settings.query_at_once, (COMMANDS, REQUESTS)),
+                AnswersDropped(REQUESTS, self._reply_to, self._forget),
                 Expires(),
                 *self._limits(),
                 *self._results(),
@@ -174,8 +180,21 @@ class App:
             topic=self.request_topic,
             group_id=self.settings.query_group_id,
             decode=self._read_request,
-            ready=self.freshness.ready,
+            ready=self._ready,
         )
+
+    def _ready(self, message: dramatiq.Message[Any]) -> float | None:
+        """Whether a worker thread may have *message*: there is room for it, and the replica is fresh enough."""
+        wait_s = self.slots.full(message.message_id) or self.freshness.ready(message)
+        if wait_s is None:
+            self.slots.let_go(message.message_id)
+        return wait_s
+
+    def _reply_to(self, message: dramatiq.MessageProxy) -> Reply:
+        return self._answering.reply_to(message)
+
+    def _forget(self, message_id: str) -> None:
+        self.slots.forget(message_id)
 
     def _lookout(self) -> Lookout:
         """Sees how far this process's replica is; what waits for that is asked about again after each look."""
@@ -222,6 +241,7 @@ class App:
             topic=self.command_topic.name,
             timeout_s=self.settings.query_timeout_s,
             max_rows=self.settings.query_max_rows,
+            max_bytes=self.settings.query_max_bytes,
         )
 
     def _make_applying(self) -> Applying:
@@ -267,6 +287,7 @@ class App:
         actor.replies = self.replies
         actor.response_topic = self.response_topic
         actor.asking = self.asking
+        actor.claim_store = self.broker.envelope.claims
         return actor
 
     def command(self, fn: Callable[P, Statement | Sequence[Statement]]) -> CommandFunction[P]:

@@ -5,7 +5,9 @@ TasksError
 ├── CommandRejected     every replica gave the same error; the graphs are as before
 ├── ReplicasDisagree    one replica applied what another rejected
 ├── QueryFailed         the query was answered with an error
+│   ├── QueryCancelled  somebody has cancelled it
 │   └── StaleRead       no replica was as fresh as asked for, in time
+├── AnswerBroken        a part of the answer is gone, or was given out before its worker was lost; ask again
 ├── OptionUnknown       (a TypeError) an option that commands or queries do not have
 ├── LevelRefused        (a ValueError) no query can be as fresh as that; nothing was sent
 └── WaitTimeout         (a TimeoutError) no answer in time; the text says whose
@@ -51,13 +53,22 @@ class StaleRead(QueryFailed):
     """No replica was as fresh as asked for, in time; the text says which level, and how far the last one was."""
 
 
-#: The code of an answer that is a `StaleRead`.
+class AnswerBroken(TasksError):
+    """A part of the answer is gone, or was given out before its worker was lost: the same query may succeed again."""
+
+
+class QueryCancelled(QueryFailed):
+    """Somebody has cancelled it: its caller, or an operator."""
+
+
+#: The codes of answers that are errors of their own.
 STALE_READ = "Replica.StaleRead"
+CANCELLED = "Replica.QueryCancelled"
 
 
 def query_failed(code: str, message: str, *, replica: str, retryable: bool) -> QueryFailed:
     """The error for an answer's *code*."""
-    kind = StaleRead if code == STALE_READ else QueryFailed
+    kind = {STALE_READ: StaleRead, CANCELLED: QueryCancelled}.get(code, QueryFailed)
     return kind(code, message, replica=replica, retryable=retryable)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from replica.query import Rows
     from replica.statement import Position
+    from replica.summary import Summary
     from tasks.levels import Level
     from tasks.lookout import Lookout, Sight
 
@@ -180,11 +181,15 @@ class Whole:
     def __init__(self, rows: Rows, level: Level) -> None:
         self._rows = list(rows)
         self.columns, self.position, self.truncated = rows.columns, rows.position, rows.truncated
-        self._seen = rows.seen()
+        self._summary, self._seen = rows.summary(), rows.seen()
         untorn(level, self.position, self._seen)
 
     def __iter__(self) -> Iterator[list[Any]]:
         return iter(self._rows)
+
+    def summary(self) -> Summary:
+        """What the server says about the attempt that succeeded."""
+        return self._summary
 
     def seen(self) -> Position | None:
         """The same position."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
 from dramatiq.middleware import CurrentMessage
 
+from brokers import expiry
 from brokers.delays import now_ms
-from brokers.records import Outgoing
-from brokers.replies import CORRELATION
+from brokers.errors import Abort
 from replica.errors import QueryRejected, QueryUnavailable
-from tasks import answers, levels, wire
-from tasks.answers import Answer, Failure
-from tasks.errors import STALE_READ, OptionUnknown
+from tasks import levels, wire
+from tasks.answers import Failure
+from tasks.cancelling import Stop
+from tasks.errors import CANCELLED, STALE_READ, OptionUnknown
 from tasks.freshness import NotFresh, Whole, steady, untorn
+from tasks.replying import Reply
 from tasks.results import Result
 from tasks.sessions import Session
 
@@ -27,19 +27,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from brokers import KafkaBroker
+    from brokers.claims import ClaimStore
     from brokers.replies import Replies
     from brokers.topics import TopicSpec
-    from replica.query import Queries, Read, Rows
-    from replica.statement import Position, Statement
+    from replica.query import Queries, Read
+    from replica.statement import Statement
     from settings import Settings
     from tasks.freshness import Freshness
     from tasks.levels import Level
     from tasks.serving import Serving
+    from tasks.slots import Slots
 
 logger = logging.getLogger("tasks.queries")
 
-#: What `send_with_options` may be told about a query: seconds that it may run, rows, the record's key in Kafka.
-OPTIONS = frozenset({"timeout", "max_rows", "key"}) | levels.OPTIONS
+#: What `send_with_options` may be told about a query: seconds that it may run, rows, the record's key in Kafka, seconds
+#: from the send after which nobody waits any more.
+OPTIONS = frozenset({"timeout", "max_rows", "key", "deadline"}) | levels.OPTIONS
+
+#: Seconds that a cancelled query stays cancelled: as long as the request topic keeps it.
+CANCELLED_S = 86_400.0
 
 #: Times that a query is passed on because the replica that took it cannot reach its database.
 PASSED_ON = 20
@@ -54,6 +60,7 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     replies: Replies
     response_topic: TopicSpec
     asking: levels.Asking
+    claim_store: ClaimStore | None = None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the query here, as a worker does; ``$self`` is a parameter like any other."""
@@ -77,6 +84,9 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     ) -> Result:
         """As `send`.  Options: ``timeout`` (seconds that the query may run), ``max_rows``, ``key``.
 
+        ``deadline``: seconds from now on after which nobody waits for the answer.  By then the query has ended, or does
+        not begin, wherever it waits and whatever became of this process; the clocks of caller and replica decide.
+
         And how fresh the answer has to be (see `tasks.levels`): ``at_least`` (an offset, a receipt, a session or its
         token), ``max_lag`` (offsets), ``max_lag_s``, ``linearizable=True``; ``snapshot=True``; ``wait``: seconds after
         which a `StaleRead` is the better answer.
@@ -87,7 +97,7 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         if delay is not None:
             raise OptionUnknown("a query cannot be delayed: somebody waits for it")
         _refuse_unknown(options)
-        message = self._made(args, kwargs, self.asking.sent_now(options))
+        message = self._made(args, kwargs, self.asking.sent_now(_with_deadline(options)))
         waiter = self.replies.expect(message.message_id)
         message.options["reply_to"] = self.response_topic.name
         message.options["reply_partition"] = waiter.partition
@@ -96,7 +106,7 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         except BaseException:
             waiter.close()
             raise
-        result = Result(sent, waiter, self.response_topic.name)
+        result = Result(sent, waiter, self.response_topic.name, self.claim_store, self._cancel)
         source = options.get("at_least")
         result.session = source if isinstance(source, Session) else None
         return result
@@ -107,13 +117,30 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         """As `message`, with the options of `send_with_options` but for levels, which belong to the time of sending."""
         _refuse_unknown(options)
         levels.refused_later(options)
+        if "deadline" in options:
+            raise OptionUnknown("deadline: until when an answer is wanted is settled when the query is sent")
         return self._made(args, kwargs, options)
+
+    def _cancel(self, message_id: str) -> None:
+        broker: KafkaBroker = self.broker  # type: ignore[assignment]  # what an App has
+        broker.control.stop(message_id, holds_s=CANCELLED_S, reason="cancelled by its caller")
 
     def _made(
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, options: dict[str, Any]
     ) -> dramatiq.Message[Any]:
         encoded = tuple(wire.encode_argument(index, value) for index, value in enumerate(args))
         return super().message_with_options(args=encoded, kwargs=wire.encode_parameters(kwargs or {}), **options)
+
+
+def _with_deadline(options: dict[str, Any]) -> dict[str, Any]:
+    """*options* as they travel: the deadline as a time of the wall clock, which `brokers.expiry` knows."""
+    others = {name: value for name, value in options.items() if name != "deadline"}
+    deadline = options.get("deadline")
+    if deadline is None:
+        return others
+    if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0 < deadline <= CANCELLED_S:
+        raise OptionUnknown(f"deadline is a number of seconds above zero, at most {CANCELLED_S:g}; not {deadline!r}")
+    return others | {expiry.AT: now_ms() + int(deadline * 1000)}
 
 
 def _refuse_unknown(options: dict[str, Any]) -> None:
@@ -135,7 +162,9 @@ class Answering:
         topic: TopicSpec,
         fresh: Freshness,
         serving: Serving,
+        slots: Slots,
     ) -> None:
+        self._slots = slots
         self._fresh = fresh
         self._serving = serving
         self._settings = settings
@@ -145,47 +174,71 @@ class Answering:
 
     def run_text(self, /, *args: Any, **kwargs: Any) -> Any:
         """The body of ``run_query``."""
-        reply = self._reply()
-        try:
-            self._serving.refuse_unfit()
+
+        def answer(reply: Reply, stop: Stop) -> Any:
             [statement] = wire.statements_of(args, kwargs)
             level = self._fresh.admitted(reply.message)
-            return steady(level, lambda: self._rows(reply, statement, level))
-        except Exception as exc:  # noqa: BLE001 - whoever asked is told
-            return self._failed(reply, exc)
+            return steady(level, lambda: self._rows(reply, stop, statement, level))
+
+        return self._answered(answer)
 
     def run_function(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The body of a query function's actor."""
-        reply = self._reply()
-        try:
-            self._serving.refuse_unfit()
+
+        def answer(reply: Reply, stop: Stop) -> Any:
             given = wire.decode_arguments(args, kwargs)
             level = self._fresh.admitted(reply.message)
-            read = steady(level, lambda: self._read(reply, function, given, level))
-        except Exception as exc:  # noqa: BLE001 - as above
-            return self._failed(reply, exc)
-        reply.send(end=True, position=_offset(read.position), seen=_offset(read.seen), value=read.value)
-        return read.value if reply.piped else None
+            read = steady(level, lambda: self._read(reply, stop, function, given, level))
+            reply.head(position=read.position, level=level)
+            reply.end(value=read.value, seen=read.seen)
+            return read.value if reply.piped else None
 
-    def _rows(self, reply: Reply, statement: Statement, level: Level | None) -> Any:
-        with self._queries().run(statement.text, statement.parameters, **reply.limits) as rows:
+        return self._answered(answer)
+
+    def reply_to(self, message: dramatiq.MessageProxy) -> Reply:
+        """The way back to whoever sent *message*."""
+        return Reply(message, self._broker, self._topic, self._settings.group_id)
+
+    def _answered(self, answer: Callable[[Reply, Stop], Any]) -> Any:
+        """What *answer* gives; an error is sent to whoever asked."""
+        message: Any = CurrentMessage.get_current_message()  # a proxy, whatever its annotation says
+        reply = self.reply_to(message)
+        stop = Stop(lambda: self._queries().terminate(reply.run))
+        try:
+            with self._broker.stopped_by(stop), stop:
+                try:
+                    self._serving.refuse_unfit()
+                    with self._slots.taken(message.message_id):
+                        return answer(reply, stop)
+                except Exception as exc:  # noqa: BLE001 - whoever asked is told
+                    return self._failed(reply, exc, stop)
+        except Abort:  # it came just before, or just after
+            if not reply.ended:
+                reply.fail(Failure(CANCELLED, "somebody has cancelled it"))
+            raise
+
+    def _rows(self, reply: Reply, stop: Stop, statement: Statement, level: Level | None) -> Any:
+        stop.check()
+        with self._queries().run(statement.text, statement.parameters, tag=reply.run, **reply.limits) as rows:
             self._fresh.check(level, rows.position)
             whole = Whole(rows, level) if level is not None and level.snapshot else rows
-            return _send_rows(reply, whole, seen=level is not None and level.seen)
+            reply.head(position=rows.position, level=level, columns=rows.columns)
+            return reply.rows(whole, stop.check, seen=level is not None and level.seen)
 
-    def _read(self, reply: Reply, function: Callable[..., Any], given: Any, level: Level | None) -> Read:
+    def _read(self, reply: Reply, stop: Stop, function: Callable[..., Any], given: Any, level: Level | None) -> Read:
+        stop.check()
         seen = level is not None and (level.seen or level.snapshot)
-        read = self._queries().read(function, *given, timeout_s=reply.limits["timeout_s"], seen=seen)
+        timeout_s = reply.limits["timeout_s"]
+        read = self._queries().read(function, *given, timeout_s=timeout_s, seen=seen, tag=reply.run)
         self._fresh.check(level, read.position)
         untorn(level, read.position, read.seen)
         return read
 
-    def _reply(self) -> Reply:
-        message: Any = CurrentMessage.get_current_message()  # a proxy, whatever its annotation says
-        return Reply(message, self._broker, self._topic, self._settings.group_id)
-
-    def _failed(self, reply: Reply, error: Exception) -> None:
+    def _failed(self, reply: Reply, error: Exception, stop: Stop) -> None:
         """Answer with the error, or pass the query on to another replica; never once a part of the answer is out."""
+        if stop.asked:
+            reply.fail(Failure(CANCELLED, f"somebody has cancelled it ({type(error).__name__}: {error})"))
+            return
         if isinstance(error, QueryUnavailable) and reply.seq == 0 and self._pass_on(reply.message):
             return
         if isinstance(error, NotFresh):
@@ -201,8 +254,8 @@ class Answering:
                 reply.message.actor_name,
                 exc_info=error,
             )
-            failure = Failure(type(error).__name__, str(error))
-        reply.send(end=True, error=failure)
+            failure = Failure(type(error).__name__, str(error), retryable=getattr(error, "retryable", False) is True)
+        reply.fail(failure)
 
     def _hand_over(self, message: dramatiq.MessageProxy) -> bool:
         """Let another replica try that may be fresher, as long as there is time; at once, since it has waited here."""
@@ -224,58 +277,3 @@ class Answering:
         self._broker.enqueue(message.copy(options=options))
         logger.warning("query_passed_on message_id=%s replica=%s", message.message_id, self._settings.group_id)
         return True
-
-
-class Reply:
-    """The way back to whoever asked, if anybody waits.  One per execution of a query."""
-
-    def __init__(self, message: dramatiq.MessageProxy, broker: KafkaBroker, topic: TopicSpec, replica: str) -> None:
-        self.message = message
-        self.seq = 0
-        self._broker = broker
-        self._replica = replica
-        self._run = uuid.uuid4().hex[:12]
-        wanted = message.options.get("reply_to")
-        self._topic = topic if wanted in {None, topic.name} else replace(topic, name=wanted)
-        self._silent = wanted is None
-        self._id = str(message.options.get("with_key") or message.message_id)
-
-    @property
-    def limits(self) -> dict[str, Any]:
-        """What the caller asked the query to be bounded by."""
-        return {"timeout_s": self.message.options.get("timeout"), "max_rows": self.message.options.get("max_rows")}
-
-    @property
-    def piped(self) -> bool:
-        """Whether a pipeline takes the result; without one Dramatiq would warn of a value that nobody takes."""
-        return self.message.options.get("pipe_target") is not None
-
-    def send(self, *, end: bool, **fields: Any) -> None:
-        """Send one part, confirmed."""
-        if self._silent:
-            return
-        answer = Answer(id=self._id, run=self._run, seq=self.seq, end=end, replica=self._replica, **fields)
-        key = self._id.encode()
-        record = Outgoing(self._topic.name, answers.encode(answer), key, {CORRELATION: key}, self._partition())
-        self._broker.publish(record, self._topic)
-        self.seq += 1
-
-    def _partition(self) -> int | None:
-        wanted = self.message.options.get("reply_partition")
-        partitions = self._broker.topics.ensure(self._topic)
-        return wanted if isinstance(wanted, int) and 0 <= wanted < partitions else None
-
-
-def _send_rows(reply: Reply, rows: Rows | Whole, *, seen: bool) -> Any:
-    kept: list[list[Any]] = []
-    position = _offset(rows.position)
-    for chunk, last in answers.chunks(rows):
-        kept.extend(chunk if reply.piped else ())
-        cut = rows.truncated and last
-        shown = _offset(rows.seen()) if last and seen else None
-        reply.send(end=last, position=position, seen=shown, columns=rows.columns, rows=tuple(chunk), truncated=cut)
-    return [dict(zip(rows.columns, row, strict=True)) for row in kept] if reply.piped else None
-
-
-def _offset(position: Position | None) -> int | None:
-    return None if position is None else position.offset

@@ -6,7 +6,7 @@ import dramatiq
 
 import tasks
 from brokers.records import Outgoing
-from brokers.replies import CORRELATION
+from brokers.waiter import CORRELATION
 
 
 @dramatiq.actor(max_retries=1, min_backoff=100, max_backoff=100)

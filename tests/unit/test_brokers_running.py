@@ -134,3 +134,34 @@ def test_no_interruption_gets_out_of_an_actor() -> None:
         thread.join()
     assert outside == []
     assert min(ran) > 0
+
+
+def test_an_actor_that_says_how_it_is_stopped_gets_no_exception() -> None:
+    """Not even where it waits; whoever was aborted before that is stopped at once."""
+    running, called = Running(), cast("list[str]", [])
+    inside, over = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        called.append("stop")
+        over.set()
+
+    def work() -> None:
+        with running.stopped_by(stop):
+            inside.set()
+            assert over.wait(10)
+
+    def run() -> None:
+        running.begin(proxy(), nothing)
+        running.run(work)
+        running.end()
+        called.append("done")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert inside.wait(5)
+    assert len(running.abort(nothing, everything)) == 1
+    assert running.abort(nothing, everything) == []
+    thread.join(5)
+    assert called == ["stop", "done"]
+    with running.stopped_by(lambda: called.append("never")):  # outside of a worker's thread
+        assert called == ["stop", "done"]

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("brokers.consumer")
 
 #: Least and longest pause between two commits, in seconds, and how many times as long as a commit took it is.  A kill
-#: repeats what ended since the last commit, so they follow each other closely, and take a twentieth of the time.
+#: repeats what ended since the last commit, so they follow each other closely, and take a fortieth of the time.
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.1
-PAUSE_PER_COMMIT = 20
+PAUSE_PER_COMMIT = 40
 
 #: Seconds after a commit in which another one is likely.
 LIVELY_S = 0.05
@@ -69,6 +69,10 @@ class Commits:
     def lively(self) -> bool:
         """Whether work ends just now, so that the next commit should not have to wait."""
         return time.monotonic() - self._told_at < LIVELY_S
+
+    def due_in(self) -> float:
+        """Seconds until the next commit may be sent; what arrives meanwhile ends a poll earlier."""
+        return self._asked_at + self._pause_s - time.monotonic()
 
     def send(self, client: Client, assignments: Collection[Assignment]) -> None:
         """Commit what is news, unless it is too early for another commit."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -50,10 +49,14 @@ if TYPE_CHECKING:
 
     from brokers.assignment import Blocked
     from brokers.bounds import Place
+    from brokers.hooks import Acting
     from brokers.periodic import Schedule
     from brokers.records import Outgoing
     from brokers.topics import Decode, Ready, Refused, Start
     from brokers.waiting import Progress, Waiting
+
+    #: Calls a hook of the middleware that acts at it.
+    Emit = Callable[["KafkaBroker", Acting, str, Any, dict[str, Any]], None]
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
 DELIVERY_TIMEOUT_S = 8.0
@@ -122,7 +125,6 @@ class KafkaBroker(dramatiq.Broker):
         self.group_id = group_id
         self.envelope = envelope or Envelope()
         self._hooks = Hooks(self)
-        self._emit_after = partial(unstored.emit_after, self, self._hooks)
         self.actor_options |= QUEUE_OPTIONS | {"periodic"}
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
@@ -293,12 +295,14 @@ class KafkaBroker(dramatiq.Broker):
         Of a batch middleware sees each message for itself.
         """
         first = args[0] if args else None
+        hook = f"before_{signal}"
+        acting = self._hooks.of(hook)
         if isinstance(first, KafkaMessageProxy):
             try:
                 if signal == "process_message":
                     self._station.begin(first)
-                if self._hooks.of(f"before_{signal}"):
-                    self._emit(self._emit_before, first, signal, *args, **kwargs)
+                if acting:
+                    self._emit(_before, first, acting, hook, args, kwargs)
             except SkipMessage as exc:
                 self._station.skipped[type(exc).__name__] += 1
                 raise
@@ -307,38 +311,34 @@ class KafkaBroker(dramatiq.Broker):
         else:
             if signal == "worker_boot" and first is not None:
                 self._reading.note_worker(first)
-            self._emit_before(signal, *args, **kwargs)
+            if acting:
+                _before(self, acting, hook, args, kwargs)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As Dramatiq's; see `emit_before`."""
         first = args[0] if args else None
+        hook = f"after_{signal}"
+        acting = self._hooks.of(hook)
         if isinstance(first, KafkaMessageProxy):
             if signal in {"process_message", "skip_message"}:
                 self._station.running.end()
-            if self._hooks.of(f"after_{signal}"):
-                self._emit(self._emit_after, first, signal, *args, **kwargs)
+            if acting:
+                self._emit(unstored.emit_after, first, acting, hook, args, kwargs)
         elif isinstance(first, BatchProxy):
             first.after(signal, self.emit_after, **kwargs)
-        else:
-            self._emit_after(signal, *args, **kwargs)
+        elif acting:
+            unstored.emit_after(self, acting, hook, args, kwargs)
 
-    def _emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        hook = f"before_{signal}"
-        for middleware in self._hooks.of(hook):
-            try:
-                getattr(middleware, hook)(self, *args, **kwargs)
-            except MiddlewareError:
-                raise
-            except Exception:
-                self.logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
-
-    def _emit(self, emit: Callable[..., None], message: KafkaMessageProxy, *args: Any, **kwargs: Any) -> None:
+    def _emit(
+        self, emit: Emit, message: KafkaMessageProxy, acting: Acting, hook: str, args: Any, kwargs: dict[str, Any]
+    ) -> None:
         if not message.recalled:
-            outer, self._sending.served = self._sending.served, message
+            sending = self._sending
+            outer, sending.served = sending.served, message
             try:
-                emit(*args, **kwargs)
+                emit(self, acting, hook, args, kwargs)
             finally:
-                self._sending.served = outer
+                sending.served = outer
 
     # Reading.
 
@@ -486,6 +486,16 @@ class KafkaBroker(dramatiq.Broker):
             if self._admin_client is None:
                 self._admin_client = clients.opened(clients.AdminClient, base_config(self._settings, self._health))
             return self._admin_client
+
+
+def _before(broker: KafkaBroker, acting: Acting, hook: str, args: Any, kwargs: dict[str, Any]) -> None:
+    for middleware in acting:
+        try:
+            getattr(middleware, hook)(broker, *args, **kwargs)
+        except MiddlewareError:
+            raise
+        except Exception:
+            broker.logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:

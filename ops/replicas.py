@@ -6,7 +6,6 @@ everybody is in the reports, and what does not go on is told by the workers that
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from brokers.bounds import bounds
 from brokers.clients import AdminClient, opened
 from brokers.errors import Unreachable
-from brokers.replies import Place, TopicReader
+from brokers.peek import Peek
 from ops.connection import connected
 from tasks import registry
 from tasks.app import COMMANDS
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from brokers.inspection import Inspection, WorkerState
-    from brokers.records import Record
     from settings import Settings
     from tasks.app import App
     from tasks.decisions import Decision
@@ -215,28 +213,14 @@ def _differences(one: Registration, registered: Mapping[str, Registration]) -> t
 
 
 def _times(app: App, offsets: Iterable[int], first: int, end: int) -> dict[int, int]:
-    """When the commands at *offsets* were sent, by Kafka's clock; those that the log does not have are missing."""
+    """When the first commands from *offsets* on were sent, by Kafka's clock; missing where the log has none."""
     found: dict[int, int] = {}
-    for offset in sorted(offsets):
-        if first <= offset < end:
-            at_ms = _time_of(app, offset)
-            if at_ms is not None:
-                found[offset] = at_ms
-    return found
-
-
-def _time_of(app: App, offset: int) -> int | None:
-    heard: list[Record] = []
-    arrived = threading.Event()
-
-    def take(record: Record) -> None:
-        heard.append(record)
-        arrived.set()
-
-    place = Place(app.command_topic.name, offset=offset)
-    reader = TopicReader(app.broker.client_settings, [place], take, timeout_s=ASK_S)
+    peek = Peek(app.broker.client_settings, app.command_topic.name, timeout_s=ASK_S)
     try:
-        arrived.wait(ASK_S)
+        for offset in sorted(offsets):
+            at, at_ms = peek.first_from(offset) if first <= offset < end else (offset, None)
+            if at_ms is not None and at < end:
+                found[offset] = at_ms
     finally:
-        reader.close()
-    return heard[0].timestamp_ms if heard else None
+        peek.close()
+    return found

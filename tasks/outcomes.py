@@ -78,11 +78,11 @@ class Holding(msgspec.Struct, frozen=True):
         return self.offset < 0 or (self.topic_id == topic_id and self.offset > position)
 
 
-def decode(value: bytes | None, kind: type[Any]) -> Any | None:
+def decode(value: bytes | None, kind: Any) -> Any | None:
     """A *kind* of record, or none: anybody may write to a topic, and a caller must not fall over it."""
     try:
         return msgspec.json.decode(value or b"", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -79,7 +79,7 @@ class Commits:
         now = time.monotonic()
         if now - self._asked_at < (ANSWER_S if self._asked else self._every_s(assignments)):
             return
-        self._asked_at = now
+        self._asked_at, began = now, time.thread_time()
         self._asked = news_of(assignments)
         if not self._asked:
             return
@@ -87,8 +87,9 @@ class Commits:
             client.commit(offsets=offsets_of(self._asked), asynchronous=True)
         except KafkaException as exc:
             self.answered(exc.args[0], [])
-        self._told_at = time.monotonic()
-        pause_s = PAUSE_PER_COMMIT * (self._told_at - now)
+        self._told_at = now
+        # Its own work: time in which other threads had the interpreter is no reason to commit less often.
+        pause_s = PAUSE_PER_COMMIT * (time.thread_time() - began)
         self._pause_s = min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
 
     def _every_s(self, assignments: Iterable[Assignment]) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, TopicPartition
 
-from brokers import offsets
+from brokers import crashes, offsets
 from tests.integration.broker_worker import STUCK, Crew, make_broker
 from tests.support import unique, wait_until
 
@@ -137,7 +137,7 @@ def committed(broker: KafkaBroker) -> int:
     request = [ConsumerGroupTopicPartitions(queue.group_id, places)]
     found = broker._admin().list_consumer_group_offsets(request)[queue.group_id].result(10).topic_partitions
     known = [place for place in found if place.offset >= 0]
-    runs = [run for place in known for run in offsets.decode(place.offset, place.metadata)]
+    runs = [run for place in known for run in offsets.decode(place.offset, crashes.split(place.metadata)[0])]
     return int(sum(place.offset for place in known)) + sum(run.end - run.start for run in runs)
 
 

@@ -21,14 +21,17 @@ from brokers.topics import DAY_S, FOR_EVER, TopicSpec
 from brokers.unique import Unique
 from replica.driver import connect
 from replica.query import Queries
+from tasks import options as query_options
 from tasks import wire
 from tasks.applying import Applying
+from tasks.arguments import Arguments
 from tasks.commands import CommandActor, CommandFunction, CommandGuard
 from tasks.comparing import Comparing
 from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
 from tasks.following import Follower
 from tasks.freshness import Freshness
+from tasks.functions import on_worker
 from tasks.holding import Holdings
 from tasks.levels import Asking
 from tasks.log import CommandLog
@@ -102,7 +105,9 @@ class App:
         )
         self._declare_queues()
         self.run_command = self._command_actor()
-        self.run_query = self._query_actor(self._answering.run_text, wire.QUERY_ACTOR)
+        self.run_query = self._query_actor(
+            self._answering.run_text, wire.QUERY_ACTOR, Arguments(_text_query, wire.QUERY_ACTOR)
+        )
 
     @property
     def topics(self) -> tuple[TopicSpec, ...]:
@@ -261,12 +266,13 @@ class App:
         actor.opinion = SecondOpinion(self.settings, self._drivers.get)
         return actor
 
-    def _query_actor(self, fn: Callable[..., Any], name: str) -> QueryActor:
+    def _query_actor(self, fn: Callable[..., Any], name: str, arguments: Arguments) -> QueryActor:
         options = {"max_retries": 0}  # whoever asked is told, and asks again
         actor = QueryActor(fn, broker=self.broker, actor_name=name, queue_name=REQUESTS, priority=0, options=options)
         actor.replies = self.replies
         actor.response_topic = self.response_topic
         actor.asking = self.asking
+        actor.arguments = arguments
         return actor
 
     def command(self, fn: Callable[P, Statement | Sequence[Statement]]) -> CommandFunction[P]:
@@ -279,23 +285,37 @@ class App:
     @overload
     def query(self, fn: Callable[..., Any]) -> QueryActor: ...
     @overload
-    def query(self, fn: None = None, *, actor_name: str) -> Callable[[Callable[..., Any]], QueryActor]: ...
+    def query(
+        self, fn: None = None, *, actor_name: str | None = None, **options: Any
+    ) -> Callable[[Callable[..., Any]], QueryActor]: ...
 
-    def query(self, fn: Callable[..., Any] | None = None, *, actor_name: str | None = None) -> Any:
+    def query(self, fn: Callable[..., Any] | None = None, *, actor_name: str | None = None, **options: Any) -> Any:
         """Make a function ``fn(tx, ...)`` a query: it runs on a replica's worker in a read transaction.
 
         What it returns, anything that JSON or Neo4j can say, is the caller's answer.  Workers have to import it too.
-        """
-        if fn is None:
-            return functools.partial(self._query, name=actor_name)
-        return self._query(fn, actor_name)
+        Its annotations say what it takes (see `tasks.arguments`); *options* are those of `send_with_options`, for all
+        calls that do not say otherwise.
 
-    def _query(self, fn: Callable[..., Any], name: str | None = None) -> QueryActor:
+        Raises:
+          AnnotationRefused, OptionUnknown, OptionRefused, LevelRefused: what could not be kept.
+        """
+        declared = query_options.declared(options)
+        if fn is None:
+            return functools.partial(self._query, name=actor_name, declared=declared)
+        return self._query(fn, actor_name, declared)
+
+    def _query(self, fn: Callable[..., Any], name: str | None, declared: dict[str, Any]) -> QueryActor:
+        name = name or fn.__name__
+        arguments = Arguments(fn, name)
+        checked = on_worker(fn, arguments)
+
         @functools.wraps(fn)
         def run(*args: Any, **kwargs: Any) -> Any:
-            return self._answering.run_function(fn, args, kwargs)
+            return self._answering.run_function(checked, args, kwargs)
 
-        return self._query_actor(run, name or fn.__name__)
+        actor = self._query_actor(run, name, arguments)
+        actor.declared = declared
+        return actor
 
     def close(self) -> None:
         """Leave the groups, stop reading, close the driver.  Idempotent; the app can be used again."""
@@ -313,6 +333,10 @@ class App:
         comparing = self._comparing.drop()
         if comparing is not None:
             comparing.close()
+
+
+def _text_query(tx: object, text: str, /, **parameters: Any) -> None:
+    """What ``run_query`` takes."""
 
 
 class _PerProcess(Generic[T]):

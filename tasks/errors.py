@@ -7,6 +7,9 @@ TasksError
 ├── QueryFailed         the query was answered with an error
 │   └── StaleRead       no replica was as fresh as asked for, in time
 ├── OptionUnknown       (a TypeError) an option that commands or queries do not have
+├── OptionRefused       (a ValueError) a value that such an option cannot have; nothing was sent
+├── ArgumentRefused     (a TypeError) not what the query function says it takes; nothing was sent
+├── AnnotationRefused   (a TypeError) no query function can take that; told when it is decorated
 ├── LevelRefused        (a ValueError) no query can be as fresh as that; nothing was sent
 └── WaitTimeout         (a TimeoutError) no answer in time; the text says whose
 """
@@ -67,6 +70,18 @@ class LevelRefused(TasksError, ValueError):
 
 class OptionUnknown(TasksError, TypeError):
     """An option that commands or queries do not have."""
+
+
+class OptionRefused(TasksError, ValueError):
+    """A value that an option cannot have; nothing was sent."""
+
+
+class ArgumentRefused(TasksError, TypeError):
+    """Not what the query function says it takes; the text names the argument, what was given and what is wanted."""
+
+
+class AnnotationRefused(TasksError, TypeError):
+    """No query function can take that: the annotation means nothing to JSON and Neo4j, or cannot be read."""
 
 
 class WaitTimeout(TasksError, TimeoutError):

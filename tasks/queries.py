@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -16,6 +17,7 @@ from brokers.records import Outgoing
 from brokers.replies import CORRELATION
 from replica.errors import QueryRejected, QueryUnavailable
 from tasks import answers, levels, wire
+from tasks import options as query_options
 from tasks.answers import Answer, Failure
 from tasks.errors import STALE_READ, OptionUnknown
 from tasks.freshness import NotFresh, Whole, steady, untorn
@@ -24,7 +26,7 @@ from tasks.sessions import Session
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from brokers import KafkaBroker
     from brokers.replies import Replies
@@ -32,14 +34,12 @@ if TYPE_CHECKING:
     from replica.query import Queries, Read, Rows
     from replica.statement import Position, Statement
     from settings import Settings
+    from tasks.arguments import Arguments
     from tasks.freshness import Freshness
     from tasks.levels import Level
     from tasks.serving import Serving
 
 logger = logging.getLogger("tasks.queries")
-
-#: What `send_with_options` may be told about a query: seconds that it may run, rows, the record's key in Kafka.
-OPTIONS = frozenset({"timeout", "max_rows", "key"}) | levels.OPTIONS
 
 #: Times that a query is passed on because the replica that took it cannot reach its database.
 PASSED_ON = 20
@@ -54,6 +54,8 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     replies: Replies
     response_topic: TopicSpec
     asking: levels.Asking
+    arguments: Arguments
+    declared: Mapping[str, Any] = MappingProxyType({})  #: options of all calls, unless a call says otherwise
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the query here, as a worker does; ``$self`` is a parameter like any other."""
@@ -67,6 +69,7 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         """Ask; the answer is the result's `get`.
 
         Raises:
+          ArgumentRefused: not what the function's annotations say; nothing was sent.
           ValueNotEncodable: an argument has no JSON form; nothing was sent.
           Unreachable, DeliveryUnknown, DeliveryRefused: see `brokers.errors`.
         """
@@ -75,19 +78,24 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     def send_with_options(  # type: ignore[override]  # see send
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, delay: Any = None, **options: Any
     ) -> Result:
-        """As `send`.  Options: ``timeout`` (seconds that the query may run), ``max_rows``, ``key``.
+        """As `send`, with options, which win over those of the decorator.
+
+        They are ``timeout`` (seconds that the query may run), ``max_rows`` (a function that returns a longer list
+        fails), ``key``.
 
         And how fresh the answer has to be (see `tasks.levels`): ``at_least`` (an offset, a receipt, a session or its
         token), ``max_lag`` (offsets), ``max_lag_s``, ``linearizable=True``; ``snapshot=True``; ``wait``: seconds after
         which a `StaleRead` is the better answer.
 
         Raises, besides what `send` does:
+          OptionUnknown, OptionRefused: names the option; nothing was sent.
           LevelRefused: levels that are none, or contradict each other; nothing was sent.
         """
         if delay is not None:
             raise OptionUnknown("a query cannot be delayed: somebody waits for it")
-        _refuse_unknown(options)
-        message = self._made(args, kwargs, self.asking.sent_now(options))
+        asked = query_options.of_call(self.declared, options)
+        self.arguments.converted(args, kwargs or {})
+        message = self._made(args, kwargs, self.asking.sent_now(asked))
         waiter = self.replies.expect(message.message_id)
         message.options["reply_to"] = self.response_topic.name
         message.options["reply_partition"] = waiter.partition
@@ -97,31 +105,26 @@ class QueryActor(dramatiq.Actor[Any, Any]):
             waiter.close()
             raise
         result = Result(sent, waiter, self.response_topic.name)
-        source = options.get("at_least")
+        source = asked.get("at_least")
         result.session = source if isinstance(source, Session) else None
         return result
 
     def message_with_options(
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> dramatiq.Message[Any]:
-        """As `message`, with the options of `send_with_options` but for levels, which belong to the time of sending."""
-        _refuse_unknown(options)
-        levels.refused_later(options)
-        return self._made(args, kwargs, options)
+        """As `message`, with the options of `send_with_options` but for levels, which belong to the time of sending.
+
+        And ``pipe_ignore=True``: in a pipeline, it does not take the result before it as one more argument.
+        """
+        asked = query_options.of_message(self.actor_name, self.declared, options)
+        self.arguments.converted(args, kwargs or {}, whole="pipe_ignore" in asked)
+        return self._made(args, kwargs, asked)
 
     def _made(
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, options: dict[str, Any]
     ) -> dramatiq.Message[Any]:
         encoded = tuple(wire.encode_argument(index, value) for index, value in enumerate(args))
         return super().message_with_options(args=encoded, kwargs=wire.encode_parameters(kwargs or {}), **options)
-
-
-def _refuse_unknown(options: dict[str, Any]) -> None:
-    unknown = options.keys() - OPTIONS
-    if unknown:
-        raise OptionUnknown(
-            f"queries have no option {', '.join(sorted(unknown))}; they have {', '.join(sorted(OPTIONS))}"
-        )
 
 
 class Answering:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt  # noqa: TC003 - read at run time, to check the arguments
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,6 @@ import tasks
 
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     import neo4j
 
     from tasks.app import App
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 class Actors:
     born: QueryActor
     writes: QueryActor
+    given: QueryActor
+    numbers: QueryActor
 
 
 def make(app: App) -> Actors:
@@ -41,7 +42,17 @@ def make(app: App) -> Actors:
         """Tries to write."""
         tx.run("CREATE (:Evil)").consume()
 
-    return Actors(born, writes)
+    @app.query
+    def given(tx: neo4j.Transaction, day: dt.date, more: dict[str, list[float]]) -> list[Any]:
+        """What arrives."""
+        return [type(day).__name__, day.isoformat(), [n for numbers in more.values() for n in numbers]]
+
+    @app.query(max_rows=3)
+    def numbers(tx: neo4j.Transaction, count: int) -> list[int]:
+        """So many numbers."""
+        return list(range(count))
+
+    return Actors(born, writes, given, numbers)
 
 
 actors = make(tasks.app)

@@ -12,8 +12,19 @@ from tasks.errors import LevelRefused, OptionRefused, OptionUnknown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: What `send_with_options` takes: seconds that a query may run, rows, the record's key in Kafka, and levels.
-OPTIONS: Final = frozenset({"timeout", "max_rows", "key"}) | levels.OPTIONS
+#: Where an answer is kept besides being sent, and for how many seconds.
+STORE: Final = "store"
+TTL: Final = "ttl"
+
+#: The only store that there is.
+REDIS: Final = "redis"
+
+#: Seconds that an answer is kept, unless its caller says; and at most.
+TTL_S: Final = 3600.0
+LONGEST_TTL_S: Final = 604_800.0
+
+#: What `send_with_options` takes: seconds that a query may run, rows, the record's key in Kafka, keeping, and levels.
+OPTIONS: Final = frozenset({"timeout", "max_rows", "key", STORE, TTL}) | levels.OPTIONS
 
 #: What a message takes besides, whose place in a pipeline is not known yet.
 PIPED: Final = frozenset({"pipe_ignore"})
@@ -72,6 +83,8 @@ def _merged(declaration: Mapping[str, Any], options: Mapping[str, Any]) -> dict[
     """An option that is given as None or False takes back what was declared."""
     replaced = options.keys() | (_FRESH if _FRESH & options.keys() else frozenset())
     found = {name: value for name, value in declaration.items() if name not in replaced} | _present(options)
+    if STORE not in found and TTL not in options:
+        found.pop(TTL, None)  # a declared one goes with what it was for
     _refuse_wrong(found)
     if "wait" not in options and _waits_in_vain(found):
         found.pop("wait", None)
@@ -103,3 +116,21 @@ def _refuse_wrong(options: Mapping[str, Any]) -> None:
         raise OptionRefused(f"max_rows is a number of rows from 1, not {rows!r}")
     if not isinstance(options.get("key", ""), str):
         raise OptionRefused(f"key is a text, not {options['key']!r}")
+    if options.get(STORE, REDIS) != REDIS:
+        raise OptionRefused(f'{STORE} is "{REDIS}", or left out; not {options[STORE]!r}')
+    if TTL in options and STORE not in options:
+        raise OptionRefused(f'{TTL} says how long an answer is kept: say {STORE}="{REDIS}", too')
+    if not _is_ttl(options.get(TTL, TTL_S)):
+        raise OptionRefused(
+            f"{TTL} is a number of seconds above zero, at most {LONGEST_TTL_S:,.0f}, not {options[TTL]!r}"
+        )
+
+
+def ttl_of(options: Mapping[str, Any]) -> float:
+    """The seconds for which the answer to a message is kept; anybody may have written it."""
+    given: Any = options.get(TTL)
+    return float(given) if _is_ttl(given) else TTL_S
+
+
+def _is_ttl(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 < value <= LONGEST_TTL_S

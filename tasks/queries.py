@@ -19,7 +19,7 @@ from replica.errors import QueryRejected, QueryUnavailable
 from tasks import answers, levels, wire
 from tasks import options as query_options
 from tasks.answers import Answer, Failure
-from tasks.errors import STALE_READ, OptionUnknown
+from tasks.errors import STALE_READ, OptionUnknown, StoreMissing, query_failed
 from tasks.freshness import NotFresh, Whole, steady, untorn
 from tasks.results import Result
 from tasks.sessions import Session
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from settings import Settings
     from tasks.arguments import Arguments
     from tasks.freshness import Freshness
+    from tasks.keeping import Parts
     from tasks.levels import Level
     from tasks.serving import Serving
 
@@ -48,6 +49,15 @@ PASSED_ON = 20
 PASS_ON_AFTER_S = 0.25
 
 
+#: Options by which something follows from a query's value: they go with the query when it is passed on.
+FOLLOWING = frozenset(
+    {"pipe_target", "on_success", "on_failure", "group_completion_uuid", "group_completion_callbacks"}
+) | {query_options.STORE}
+
+#: The code of a query that asks for what its worker has not.
+NO_STORE = "Replica.NoStore"
+
+
 class QueryActor(dramatiq.Actor[Any, Any]):
     """``run_query``, and every function made a query by the decorator."""
 
@@ -55,6 +65,7 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     response_topic: TopicSpec
     asking: levels.Asking
     arguments: Arguments
+    keeps = False  #: whether this process knows where answers are kept
     declared: Mapping[str, Any] = MappingProxyType({})  #: options of all calls, unless a call says otherwise
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +92,8 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         """As `send`, with options, which win over those of the decorator.
 
         They are ``timeout`` (seconds that the query may run), ``max_rows`` (a function that returns a longer list
-        fails), ``key``.
+        fails), ``key``; ``store="redis"``, so that any process can fetch the answer by the message's id, and ``ttl``,
+        the seconds for which it can.
 
         And how fresh the answer has to be (see `tasks.levels`): ``at_least`` (an offset, a receipt, a session or its
         token), ``max_lag`` (offsets), ``max_lag_s``, ``linearizable=True``; ``snapshot=True``; ``wait``: seconds after
@@ -89,11 +101,12 @@ class QueryActor(dramatiq.Actor[Any, Any]):
 
         Raises, besides what `send` does:
           OptionUnknown, OptionRefused: names the option; nothing was sent.
+          StoreMissing, StoreUnreachable: the answer could not be kept; nothing was sent.
           LevelRefused: levels that are none, or contradict each other; nothing was sent.
         """
         if delay is not None:
             raise OptionUnknown("a query cannot be delayed: somebody waits for it")
-        asked = query_options.of_call(self.declared, options)
+        asked = self._kept(query_options.of_call(self.declared, options))
         self.arguments.converted(args, kwargs or {})
         message = self._made(args, kwargs, self.asking.sent_now(asked))
         waiter = self.replies.expect(message.message_id)
@@ -116,9 +129,17 @@ class QueryActor(dramatiq.Actor[Any, Any]):
 
         And ``pipe_ignore=True``: in a pipeline, it does not take the result before it as one more argument.
         """
-        asked = query_options.of_message(self.actor_name, self.declared, options)
+        asked = self._kept(query_options.of_message(self.actor_name, self.declared, options))
         self.arguments.converted(args, kwargs or {}, whole="pipe_ignore" in asked)
         return self._made(args, kwargs, asked)
+
+    def _kept(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """*asked*, with how long the answer is kept where it is."""
+        if query_options.STORE not in asked:
+            return asked
+        if not self.keeps:
+            raise StoreMissing('store="redis" needs REDIS_URL, here and where the workers run; nothing was sent')
+        return asked | {query_options.TTL: query_options.ttl_of(asked)}
 
     def _made(
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, options: dict[str, Any]
@@ -138,7 +159,9 @@ class Answering:
         topic: TopicSpec,
         fresh: Freshness,
         serving: Serving,
+        parts: Parts | None,
     ) -> None:
+        self._parts = parts
         self._fresh = fresh
         self._serving = serving
         self._settings = settings
@@ -150,7 +173,7 @@ class Answering:
         """The body of ``run_query``."""
         reply = self._reply()
         try:
-            self._serving.refuse_unfit()
+            self._refuse_unfit(reply)
             [statement] = wire.statements_of(args, kwargs)
             level = self._fresh.admitted(reply.message)
             return steady(level, lambda: self._rows(reply, statement, level))
@@ -161,7 +184,7 @@ class Answering:
         """The body of a query function's actor."""
         reply = self._reply()
         try:
-            self._serving.refuse_unfit()
+            self._refuse_unfit(reply)
             given = wire.decode_arguments(args, kwargs)
             level = self._fresh.admitted(reply.message)
             read = steady(level, lambda: self._read(reply, function, given, level))
@@ -183,9 +206,15 @@ class Answering:
         untorn(level, read.position, read.seen)
         return read
 
+    def _refuse_unfit(self, reply: Reply) -> None:
+        """Leave what this process cannot do to another one."""
+        self._serving.refuse_unfit()
+        if reply.kept and self._parts is None:
+            raise QueryUnavailable(NO_STORE, "the answer is to be kept, and this worker has no REDIS_URL")
+
     def _reply(self) -> Reply:
         message: Any = CurrentMessage.get_current_message()  # a proxy, whatever its annotation says
-        return Reply(message, self._broker, self._topic, self._settings.group_id)
+        return Reply(message, self._broker, self._topic, self._settings.group_id, self._parts)
 
     def _failed(self, reply: Reply, error: Exception) -> None:
         """Answer with the error, or pass the query on to another replica; never once a part of the answer is out."""
@@ -206,6 +235,10 @@ class Answering:
             )
             failure = Failure(type(error).__name__, str(error))
         reply.send(end=True, error=failure)
+        if reply.unheard:
+            raise query_failed(
+                failure.code, failure.message, replica=self._settings.group_id, retryable=failure.retryable
+            )
 
     def _hand_over(self, message: dramatiq.MessageProxy) -> bool:
         """Let another replica try that may be fresher, as long as there is time; at once, since it has waited here."""
@@ -225,6 +258,8 @@ class Answering:
             return False
         options |= {"passed_on": passed + 1, "key": f"{message.message_id}-{passed}"}
         self._broker.enqueue(message.copy(options=options))
+        for name in FOLLOWING & message.options.keys():
+            del message.options[name]  # the one that was passed on has them
         logger.warning("query_passed_on message_id=%s replica=%s", message.message_id, self._settings.group_id)
         return True
 
@@ -232,7 +267,15 @@ class Answering:
 class Reply:
     """The way back to whoever asked, if anybody waits.  One per execution of a query."""
 
-    def __init__(self, message: dramatiq.MessageProxy, broker: KafkaBroker, topic: TopicSpec, replica: str) -> None:
+    def __init__(
+        self,
+        message: dramatiq.MessageProxy,
+        broker: KafkaBroker,
+        topic: TopicSpec,
+        replica: str,
+        parts: Parts | None,
+    ) -> None:
+        self._parts = parts
         self.message = message
         self.seq = 0
         self._broker = broker
@@ -253,14 +296,28 @@ class Reply:
         """Whether a pipeline takes the result; without one Dramatiq would warn of a value that nobody takes."""
         return self.message.options.get("pipe_target") is not None
 
+    @property
+    def kept(self) -> bool:
+        """Whether the answer is to be fetched from the store."""
+        return self.message.options.get(query_options.STORE) is not None
+
+    @property
+    def unheard(self) -> bool:
+        """Whether nobody learns of an error unless the message fails: a pipeline would go on, without a value."""
+        return self.piped or (self._silent and not (self.kept and self._parts is not None))
+
     def send(self, *, end: bool, **fields: Any) -> None:
         """Send one part, confirmed."""
-        if self._silent:
+        if self._silent and not self.kept:
             return
         answer = Answer(id=self._id, run=self._run, seq=self.seq, end=end, replica=self._replica, **fields)
-        key = self._id.encode()
-        record = Outgoing(self._topic.name, answers.encode(answer), key, {CORRELATION: key}, self._partition())
-        self._broker.publish(record, self._topic)
+        encoded = answers.encode(answer)
+        if self.kept and self._parts is not None:
+            self._parts.take(self.message.message_id, answer, encoded)
+        if not self._silent:
+            key = self._id.encode()
+            record = Outgoing(self._topic.name, encoded, key, {CORRELATION: key}, self._partition())
+            self._broker.publish(record, self._topic)
         self.seq += 1
 
     def _partition(self) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt  # noqa: TC003 - read at run time, to check the arguments
+import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ class Actors:
     writes: QueryActor
     given: QueryActor
     numbers: QueryActor
+    echo: QueryActor
+    slow: QueryActor
 
 
 def make(app: App) -> Actors:
@@ -52,7 +56,19 @@ def make(app: App) -> Actors:
         """So many numbers."""
         return list(range(count))
 
-    return Actors(born, writes, given, numbers)
+    @app.query
+    def echo(tx: neo4j.Transaction, value: Any) -> Any:
+        """What it was given."""
+        return value
+
+    @app.query
+    def slow(tx: neo4j.Transaction, ms: int) -> int:
+        """What it was given, so many milliseconds later."""
+        logging.getLogger("actors").warning("slow_began ms=%d", ms)
+        time.sleep(ms / 1000)
+        return ms
+
+    return Actors(born, writes, given, numbers, echo, slow)
 
 
 actors = make(tasks.app)

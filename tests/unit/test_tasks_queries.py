@@ -9,7 +9,14 @@ import pytest
 from settings import Settings
 from tasks import levels, options
 from tasks.app import App
-from tasks.errors import AnnotationRefused, ArgumentRefused, LevelRefused, OptionRefused, OptionUnknown
+from tasks.errors import (
+    AnnotationRefused,
+    ArgumentRefused,
+    LevelRefused,
+    OptionRefused,
+    OptionUnknown,
+    StoreMissing,
+)
 
 
 @pytest.fixture
@@ -33,6 +40,9 @@ def app() -> App:
         ({"max_lag_s": "5s"}, LevelRefused, "max_lag_s is a number"),
         ({"snapshot": 1}, LevelRefused, "True or False"),
         ({"wait": 3}, LevelRefused, "name a level"),
+        ({"store": "disk"}, OptionRefused, 'store is "redis", or left out'),
+        ({"ttl": 5}, OptionRefused, "say store="),
+        ({"store": "redis", "ttl": 0}, OptionRefused, "seconds above zero, at most 604,800"),
         ({"wait": 3, "max_lag": 1, "timeout": 2}, LevelRefused, "longer than the query may take"),
     ],
 )
@@ -88,6 +98,8 @@ def test_a_parameter_of_a_text_may_have_any_name(app: App, name: str) -> None:
         ({"max_lag": 3, "snapshot": True}, {"at_least": 0}, {"at_least": 0, "snapshot": True}),
         ({"max_lag": 3, "wait": 4}, {"max_lag": None}, {}),
         ({"max_lag": 3, "wait": 4}, {"timeout": 2}, {"max_lag": 3, "timeout": 2}),
+        ({"store": "redis", "ttl": 9}, {"ttl": 5}, {"store": "redis", "ttl": 5}),
+        ({"store": "redis", "ttl": 9}, {"store": None}, {}),
         ({"max_lag": 3, "wait": 4}, {"linearizable": True}, {"linearizable": True, "wait": 4}),
     ],
 )
@@ -125,3 +137,24 @@ def test_every_level_can_be_declared_but_one_that_belongs_to_a_call() -> None:
     with pytest.raises(OptionUnknown) as failure:
         options.declared({"?": 1})
     assert all(level in str(failure.value) for level in levels.OPTIONS - {"at_least"})
+
+
+def test_an_answer_is_kept_only_where_there_is_a_place_for_it(app: App) -> None:
+    """Who asks for it without a setting hears which one, before anything is sent."""
+    for make in (app.run_query.send_with_options, app.run_query.message_with_options):
+        with pytest.raises(StoreMissing, match="needs REDIS_URL"):
+            make(args=("RETURN 1",), store="redis")
+    with pytest.raises(StoreMissing, match="set REDIS_URL"):
+        app.fetch_result("id")
+
+
+def test_how_long_an_answer_is_kept_travels_with_the_query() -> None:
+    """An hour, unless it is said; the worker takes no nonsense from the topic."""
+    app = App(Settings(BROKERS="localhost:1", REDIS_URL="redis://localhost:1/0"))
+
+    assert app.run_query.message_with_options(args=("RETURN 1",), store="redis").options == {
+        "store": "redis",
+        "ttl": 3600.0,
+    }
+    assert options.ttl_of({"ttl": 5}) == 5.0
+    assert options.ttl_of({"ttl": "for ever"}) == options.ttl_of({"ttl": 10**9}) == 3600.0

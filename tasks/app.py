@@ -34,7 +34,7 @@ from tasks.following import Follower
 from tasks.freshness import Freshness
 from tasks.functions import on_worker
 from tasks.holding import Holdings
-from tasks.keeping import Keeping, Parts
+from tasks.keeping import Collected, Keeping
 from tasks.levels import Asking
 from tasks.log import CommandLog
 from tasks.lookout import Lookout
@@ -88,7 +88,7 @@ class App:
         )
         self.checkpoints_topic = TopicSpec(settings.topic(settings.checkpoints_topic), 1, 7 * DAY_S, exact=True)
         self.verifications_topic = TopicSpec(settings.topic(settings.verifications_topic), 1, DAY_S, exact=True)
-        self._parts = Parts() if settings.redis_url else None
+        self._collected = Collected() if settings.redis_url else None
         self.kept = self._kept()
         self.broker = self._broker()
         self._drivers = _PerProcess(lambda: connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password))
@@ -102,7 +102,7 @@ class App:
         self.serving = self._serving()
         self.asking = Asking(self.log, settings.query_wait_s)
         self._answering = Answering(
-            settings, self.broker, self._queries.get, self.response_topic, self.freshness, self.serving, self._parts
+            settings, self.broker, self._queries.get, self.response_topic, self.freshness, self.serving, self._collected
         )
         self.replies = Replies(self.broker, self.response_topic, timeout_s=ASK_S)
         self.follower = Follower(
@@ -160,7 +160,7 @@ class App:
 
     def _results(self) -> list[dramatiq.Middleware]:
         """Dramatiq's own results, for ordinary actors on this broker, and kept answers, where Redis is at hand."""
-        if self.kept is None or self._parts is None or self.settings.redis_url is None:
+        if self.kept is None or self._collected is None or self.settings.redis_url is None:
             return []
         from dramatiq.results import Results  # noqa: PLC0415 - only where it is wanted
 
@@ -168,7 +168,7 @@ class App:
 
         backend = KeptResults(self.settings.redis_url, self.kept)
         results = Results(backend=backend)  # type: ignore[no-untyped-call]  # Dramatiq's gap
-        return [results, Keeping(self.kept, backend, self._parts, REQUESTS, self.settings.group_id)]
+        return [results, Keeping(self.kept, backend, self._collected, REQUESTS, self.settings.group_id)]
 
     def _kept(self) -> Kept | None:
         if self.settings.redis_url is None:

@@ -18,6 +18,7 @@ import inspect
 import reprlib
 import types
 import typing
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import AnnotationRefused, ArgumentRefused
@@ -37,7 +38,8 @@ class Arguments:
     """What a query function takes besides its transaction; callers know it as *name*.
 
     Raises:
-      AnnotationRefused: an annotation that no argument could meet, or that cannot be read; or no first parameter.
+      AnnotationRefused: an annotation that no argument could meet, or that cannot be read; no first parameter; a
+        function that does not return its value.
     """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
@@ -45,6 +47,8 @@ class Arguments:
         first, others = _split(function)
         if first not in {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}:
             raise AnnotationRefused(f"{self._name}: the first parameter of a query function is its transaction")
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise AnnotationRefused(f"{self._name}: a query function returns its value: no `async def`, and no `yield`")
         self._parameters = {parameter.name: parameter for parameter in others}
         self._kinds = {parameter.name: self._kind(function, parameter) for parameter in others}
         self._signature = inspect.Signature(
@@ -113,16 +117,19 @@ def _resolved(function: Callable[..., Any], parameter: inspect.Parameter) -> Any
     """The annotation itself, where only its text is there.  Of this parameter alone: others need not be readable."""
     holder = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     plain = inspect.unwrap(function)
-    local = inspect.getclosurevars(plain).nonlocals if inspect.isfunction(plain) else {}
+    names = {"globalns": getattr(plain, "__globals__", {}), "localns": dict(_enclosing(plain))}
     try:
-        return typing.get_type_hints(
-            holder,
-            globalns=getattr(plain, "__globals__", {}),
-            localns=dict(local),
-            include_extras=True,
-        )[parameter.name]
+        return typing.get_type_hints(holder, include_extras=True, **names)[parameter.name]
     except (NameError, AttributeError, SyntaxError, TypeError) as exc:
         raise AnnotationRefused(
             f"{parameter.annotation!r} cannot be read ({exc}): import what it names at run time, not for type checkers"
             " alone"
         ) from exc
+
+
+def _enclosing(function: Any) -> Iterator[tuple[str, Any]]:
+    """The names that *function* takes from the functions around it; its own is not there yet when it is decorated."""
+    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None)
+    for name, cell in zip(code.co_freevars if code else (), cells or (), strict=False):
+        with suppress(ValueError):
+            yield name, cell.cell_contents

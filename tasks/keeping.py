@@ -32,7 +32,7 @@ TOO_LARGE: Final = "Replica.ResultTooLarge"
 PIPELINE_ENDED: Final = "Replica.PipelineEnded"
 
 
-class Parts:
+class Collected:
     """The answers that this process is giving just now, by the query's id; bounded.  Any thread."""
 
     def __init__(self) -> None:
@@ -83,11 +83,11 @@ class Keeping(Results):
     run the query again.
     """
 
-    def __init__(self, kept: Kept, backend: KeptResults, parts: Parts, queue_name: str, replica: str) -> None:
+    def __init__(self, kept: Kept, backend: KeptResults, collected: Collected, queue_name: str, replica: str) -> None:
         super().__init__(backend=backend)  # type: ignore[no-untyped-call]  # Dramatiq's gap
         self._queue_name = queue_name
         self._kept = kept
-        self._parts = parts
+        self._collected = collected
         self._replica = replica
 
     @property
@@ -101,6 +101,8 @@ class Keeping(Results):
         Raises:
           StoreUnreachable: nothing is sent.
         """
+        if "passed_on" in message.options:
+            return  # noted by whoever has asked; a worker must not stumble here over a Redis that is away
         for asked in self._asked(message):
             self._kept.note(asked.message_id, asked.ttl_s)
 
@@ -113,10 +115,10 @@ class Keeping(Results):
         exception: BaseException | None = None,
     ) -> None:
         """Keep what was answered, be it an error."""
-        parts = self._parts.of(message.message_id)
+        parts = self._collected.of(message.message_id)
         if parts and message.options.get(STORE) is not None:
             self._kept.keep(message.message_id, parts, ttl_of(message.options))
-        self._parts.drop(message.message_id)
+        self._collected.drop(message.message_id)
 
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         """A query that is skipped runs somewhere else, or fails."""

@@ -96,7 +96,7 @@ class Kept:
         while True:
             seen = self._look(message_id)
             if seen.answer is not None:
-                return msgspec.json.decode(seen.answer, type=list[Answer])
+                return _decoded(message_id, seen.answer)
             _refuse_vain(message_id, seen.note)
             if time.monotonic() >= deadline:
                 asked_s = (_now_ms() - int(seen.note.get(b"asked_ms", b"0"))) / 1000
@@ -122,11 +122,18 @@ class Kept:
             raise StoreUnreachable(f"kept answers cannot be read: Redis: {exc}") from exc
 
 
+def _decoded(message_id: str, answer: bytes) -> list[Answer]:
+    try:
+        return msgspec.json.decode(answer, type=list[Answer])
+    except msgspec.MsgspecError as exc:
+        raise ResultUnknown(f"what is kept for query {message_id} is no answer that this version can read") from exc
+
+
 def _refuse_vain(message_id: str, note: dict[bytes, bytes]) -> None:
     if not note:
         raise ResultUnknown(
-            f"nobody has asked query {message_id} to be kept, or that was more than a day ago: say"
-            f' send_with_options(..., {STORE}="redis"), and fetch it in time'
+            f"nobody has asked query {message_id} to be kept, or that was more than a day ago, or Redis has lost it:"
+            f' say send_with_options(..., {STORE}="redis"), and fetch it in time'
         )
     if b"answered_ms" in note:
         raise ResultExpired(

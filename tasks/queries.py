@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from settings import Settings
     from tasks.arguments import Arguments
     from tasks.freshness import Freshness
-    from tasks.keeping import Parts
+    from tasks.keeping import Collected
     from tasks.levels import Level
     from tasks.serving import Serving
 
@@ -159,9 +159,9 @@ class Answering:
         topic: TopicSpec,
         fresh: Freshness,
         serving: Serving,
-        parts: Parts | None,
+        collected: Collected | None,
     ) -> None:
-        self._parts = parts
+        self._collected = collected
         self._fresh = fresh
         self._serving = serving
         self._settings = settings
@@ -209,12 +209,12 @@ class Answering:
     def _refuse_unfit(self, reply: Reply) -> None:
         """Leave what this process cannot do to another one."""
         self._serving.refuse_unfit()
-        if reply.kept and self._parts is None:
+        if reply.kept and self._collected is None:
             raise QueryUnavailable(NO_STORE, "the answer is to be kept, and this worker has no REDIS_URL")
 
     def _reply(self) -> Reply:
         message: Any = CurrentMessage.get_current_message()  # a proxy, whatever its annotation says
-        return Reply(message, self._broker, self._topic, self._settings.group_id, self._parts)
+        return Reply(message, self._broker, self._topic, self._settings.group_id, self._collected)
 
     def _failed(self, reply: Reply, error: Exception) -> None:
         """Answer with the error, or pass the query on to another replica; never once a part of the answer is out."""
@@ -273,9 +273,9 @@ class Reply:
         broker: KafkaBroker,
         topic: TopicSpec,
         replica: str,
-        parts: Parts | None,
+        collected: Collected | None,
     ) -> None:
-        self._parts = parts
+        self._collected = collected
         self.message = message
         self.seq = 0
         self._broker = broker
@@ -304,7 +304,7 @@ class Reply:
     @property
     def unheard(self) -> bool:
         """Whether nobody learns of an error unless the message fails: a pipeline would go on, without a value."""
-        return self.piped or (self._silent and not (self.kept and self._parts is not None))
+        return self.piped or (self._silent and not (self.kept and self._collected is not None))
 
     def send(self, *, end: bool, **fields: Any) -> None:
         """Send one part, confirmed."""
@@ -312,8 +312,8 @@ class Reply:
             return
         answer = Answer(id=self._id, run=self._run, seq=self.seq, end=end, replica=self._replica, **fields)
         encoded = answers.encode(answer)
-        if self.kept and self._parts is not None:
-            self._parts.take(self.message.message_id, answer, encoded)
+        if self.kept and self._collected is not None:
+            self._collected.take(self.message.message_id, answer, encoded)
         if not self._silent:
             key = self._id.encode()
             record = Outgoing(self._topic.name, encoded, key, {CORRELATION: key}, self._partition())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ops.shell import Shell
 from tests.replicas import ROOT, Replicas, replicas_of, value
 from tests.support import wait_until
 
@@ -162,6 +163,24 @@ def test_directives_tell_what_they_promise(replicas: Replicas) -> None:
     [status] = [one["replicas"] for one in found if "replicas" in one]
     assert [row["name"] for row in status] == [replicas.env()["GROUP_ID"]]
     assert found[-1] == {"parameters": {}}
+
+
+def test_the_names_of_the_graph_can_be_completed(replicas: Replicas) -> None:
+    """All but the label of the position, which no statement may name."""
+    app = replicas.app()
+    wrote = "CREATE (:Completed {completing: 1})-[:COMPLETES]->(:Completed)"
+    app.run_command.send(wrote).wait(timeout=20)
+    here = Shell(app, app.settings, timeout_s=10, as_json=False)
+    here.parameters["mine"] = 1
+
+    here.look_up()
+
+    known = here.names()
+    assert {"User", "Completed"} <= set(known.labels)
+    assert not any(label.startswith("_Kafka") for label in known.labels)
+    assert "COMPLETES" in known.types
+    assert {"name", "completing"} <= set(known.keys)
+    assert known.parameters == ("mine",)
 
 
 class Terminal:

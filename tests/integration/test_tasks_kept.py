@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -275,3 +276,29 @@ def test_a_worker_killed_while_it_answers_leaves_the_answer_to_the_next(
     replicas.start(1, modules=("tasks", "tests.integration.actors"))
 
     assert app.fetch_result(sent.message_id, timeout=60) == 3000
+
+
+def test_a_worker_whose_redis_is_away_keeps_the_answer_later(
+    app: App, actors: Actors, replicas: Replicas, request: pytest.FixtureRequest
+) -> None:
+    """The query does not run again for it, and is not acknowledged before."""
+    if os.environ.get("TEST_REDIS_URL"):
+        pytest.skip("the Redis is not ours to kill")
+    stack = request.getfixturevalue("stack")
+    sent = actors.slow.send_with_options(args=(2500,), store="redis")
+    wait_until(lambda: "slow_began ms=2500" in replicas.log(1).read_text(), 30, "the query to begin")
+    stack.kill("redis")
+    try:
+        assert sent.get(30) == 2500
+        wait_until(lambda: "Unexpected failure in after_process_message" in replicas.log(1).read_text(), 30, "a try")
+    finally:
+        stack.start("redis")
+
+    def found() -> Any:
+        try:
+            return app.fetch_result(sent.message_id, timeout=1)
+        except ResultUnknown as exc:  # this Redis remembers nothing of its former life
+            raise AssertionError(str(exc)) from exc
+
+    assert wait_until(found, 60, "the answer to be kept") == 2500
+    assert replicas.log(1).read_text().count("slow_began ms=2500") == 1

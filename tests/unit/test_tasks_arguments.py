@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NewType
 
 import pytest
@@ -206,10 +206,40 @@ def test_an_annotation_that_no_argument_could_meet_is_refused_at_decoration(anno
         Arguments(fn, "fn")
 
 
+def test_a_function_that_calls_itself_can_be_declared() -> None:
+    """Its own name has no value yet when it is decorated; other names around it have."""
+    number = int
+
+    def declared(fn: Any) -> Arguments:
+        return Arguments(fn, "again")
+
+    @declared
+    def again(tx: object, n: number) -> Any:  # type: ignore[valid-type]
+        return again, number
+
+    with pytest.raises(ArgumentRefused, match="'n' is int"):
+        again.converted(("x",), {})
+
+
 @pytest.mark.parametrize("fn", [lambda: None, lambda *tx: tx, lambda *, tx: tx], ids=["none", "star", "named"])
 def test_a_query_function_has_a_transaction(fn: Any) -> None:
     """It is the first argument that a worker gives it."""
     with pytest.raises(AnnotationRefused, match="first parameter of a query function is its transaction"):
+        Arguments(fn, "fn")
+
+
+async def _awaits(tx: object) -> int:
+    return 1
+
+
+def _yields(tx: object) -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("fn", [_awaits, _yields])
+def test_a_query_function_returns_its_value(fn: Any) -> None:
+    """A worker could send neither a coroutine nor a generator."""
+    with pytest.raises(AnnotationRefused, match="returns its value: no `async def`, and no `yield`"):
         Arguments(fn, "fn")
 
 

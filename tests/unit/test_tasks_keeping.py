@@ -8,7 +8,7 @@ import pytest
 from tasks import answers, keeping
 from tasks.answers import Answer
 from tasks.errors import QueryFailed
-from tasks.keeping import LONGEST, Parts
+from tasks.keeping import LONGEST, Collected
 from tasks.kept import opened
 from tasks.results import Rows
 
@@ -20,7 +20,7 @@ def part(seq: int, *, end: bool = False, run: str = "run", text: str = "x") -> A
 
 def collected(*parts: Answer) -> list[Answer]:
     """What is kept of *parts*."""
-    found = Parts()
+    found = Collected()
     for one in parts:
         found.take("id", one, answers.encode(one))
     return [msgspec.json.decode(one, type=Answer) for one in found.of("id")]
@@ -53,7 +53,7 @@ def test_an_answer_that_is_too_large_is_kept_as_an_error_that_says_so() -> None:
 
 def test_nothing_is_collected_for_whom_nobody_waits_any_more() -> None:
     """Of one query; others stay."""
-    found = Parts()
+    found = Collected()
     for name in ("a", "b"):
         found.take(name, part(0, end=True), b"{}")
     found.drop("a")

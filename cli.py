@@ -23,6 +23,8 @@ from ops.keys_cli import keys
 from ops.log_cli import log
 from ops.read_levels import level_options, query_options
 from ops.replica_cli import print_replicas, replica
+from ops.result_cli import result
+from ops.shell_cli import shell
 from ops.skip_cli import skip
 from ops.snapshot_cli import snapshot
 from ops.verifying_cli import verify
@@ -350,6 +352,8 @@ main.add_command(claims)
 main.add_command(snapshot)
 main.add_command(explain_command)
 main.add_command(log)
+main.add_command(result)
+main.add_command(shell)
 
 
 def _status(stack: Stack) -> dict[str, object]:

@@ -130,7 +130,7 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None,
         alias="REDIS_URL",
-        description="Where results of ordinary actors, and keys of unique and limited ones, are kept.",
+        description="Where results of ordinary actors, kept answers, and keys of unique and limited actors lie.",
     )
     query_timeout_s: float = Field(
         30.0, alias="QUERY_TIMEOUT_S", gt=0, description="Longest run of one query, seconds."

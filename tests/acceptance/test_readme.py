@@ -37,9 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def replicas(kafka: str, neo4j_servers: tuple[Neo4jServer, ...], folder: Path) -> Iterator[Replicas]:
-    """Three replicas whose workers know the module of the README."""
-    with replicas_of(kafka, neo4j_servers, folder, started=False) as found:
+def replicas(kafka: str, neo4j_servers: tuple[Neo4jServer, ...], redis_url: str, folder: Path) -> Iterator[Replicas]:
+    """Three replicas whose workers know the module of the README, and Redis."""
+    with replicas_of(kafka, neo4j_servers, folder, started=False, REDIS_URL=redis_url) as found:
         found.search_path = folder
         for number in (1, 2, 3):
             found.start(number, modules=("tasks", "friends"))

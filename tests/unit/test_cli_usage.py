@@ -88,3 +88,11 @@ def test_every_command_takes_json() -> None:
     """As the README says."""
     for name, command in commands(cli.main):
         assert any("--json" in parameter.opts for parameter in command.params), name
+
+
+def test_a_result_without_a_store_names_the_setting() -> None:
+    """And is wrong usage: nothing was asked."""
+    done = run("result", "some-id", "--state-dir", "no-such-stack", BROKERS="localhost:1", REDIS_URL="")
+
+    assert done.exit_code == 2
+    assert "set REDIS_URL" in done.output

@@ -210,6 +210,7 @@ def init(*, state_dir: Path, as_json: bool) -> None:
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for replicas.")
 @click.option("--key", help="The record's key in Kafka.")
 @click.option("--idempotent", is_flag=True, help="It may be run again after a part of it: CALL ... IN TRANSACTIONS.")
+@click.option("--when", metavar="QUERY", help="A condition: applied only where QUERY returns true at its place.")
 @state_dir_option
 @json_option
 def enqueue_command(  # noqa: PLR0913 - one for each option
@@ -222,6 +223,7 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
     timeout: float,
     key: str | None,
     idempotent: bool,
+    when: str | None,
     state_dir: Path,
     as_json: bool,
 ) -> None:
@@ -236,15 +238,16 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
 
     if (text is None) == (file is None):
         raise click.UsageError("Give either the text of one command, or --file.")
-    if file is not None and (pairs or params or key is not None or idempotent):
-        raise click.UsageError("-p, --params, --key and --idempotent belong to one command, and not to a file.")
+    if file is not None and (pairs or params or key is not None or idempotent or when is not None):
+        raise click.UsageError("-p, --params, --key, --idempotent and --when belong to one command, not to a file.")
     settings, wanted = settings_for(state_dir), commands.Wanted(wait, timeout)
     told: commands.Told | commands.ToldOfMany
     if file is not None:
         with progress(quiet=as_json) as show:
             told = commands.many(settings, file, wanted, show)
     else:
-        told = commands.one(settings, text or "", pairs, params, key, wanted, idempotent=idempotent)
+        options = {"key": key, "when": when, "idempotent": idempotent or None}
+        told = commands.one(settings, text or "", pairs, params, wanted, options)
     if as_json:
         print_json(told.as_json())
     else:

@@ -13,7 +13,7 @@ from replica.statement import Statement
 
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ops.progress import Progress
     from replica.statement import Outcome
@@ -90,15 +90,16 @@ def one(
     text: str,
     pairs: Sequence[str],
     params: str | None,
-    key: str | None,
     wanted: Wanted,
-    *,
-    idempotent: bool = False,
+    options: Mapping[str, Any],
 ) -> Told:
-    """Send one command; raises what `run_command.send` and `Receipt.wait` raise, and `InputUnusable`."""
+    """Send one command, with those of the *options* that are not None.
+
+    Raises what `run_command.send_with_options` and `Receipt.wait` raise, and `InputUnusable`.
+    """
     statement = Statement(text, parameters.parse(pairs, params))
     with connected(settings) as app:
-        receipt = sending.send(app, statement, key, idempotent=idempotent)
+        receipt = sending.send(app, statement, options)
         found: dict[str, Outcome] = {}
         if who := wanted.replicas:
             found = receipt.wait(applied=who, timeout=wanted.timeout_s)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from neo4j.exceptions import DriverError, Neo4jError
 
 from replica import cypher, plan, recovery, skipping
+from replica.conditions import ConditionWrote
 from replica.errors import Held, PositionMoved, Unavailable, WrongCredentials
 from replica.marker import Key, Marker
 from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
@@ -236,6 +237,8 @@ class Applier:
         """Reject *command* if every replica would fail like this, else hold it."""
         if isinstance(error, ENCODING_ERRORS):
             outcome = Outcome(command.offset, applied=False, code=NOT_ENCODABLE, message=message_of(error))
+        elif isinstance(error, ConditionWrote):
+            outcome = Outcome(command.offset, applied=False, code=plan.UNSUPPORTED, message=message_of(error))
         else:
             built_in = all(cypher.analyse(statement.text).built_in_only for statement in command.statements)
             if not is_deterministic(code_of(error), built_in_only=built_in, message=message_of(error)):

@@ -36,6 +36,7 @@ class Position:
 class Command:
     """One record of the command log: statements that are applied together or not at all.
 
+    *when* is its condition: a query in the same transaction, before the statements (see `replica.conditions`).
     *refused* is why the record is no command at all (undecodable, wrong shape); it ends as a rejected outcome,
     the same on every replica, and its statements are ignored.  *skipped* is why people have decided that no replica
     applies it; it ends likewise.
@@ -45,6 +46,7 @@ class Command:
     statements: tuple[Statement, ...]
     refused: str | None = None
     skipped: str | None = None
+    when: Statement | None = None
 
 
 @dataclass(frozen=True, slots=True)

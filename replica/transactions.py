@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import neo4j
 from neo4j.exceptions import Neo4jError
 
-from replica import cypher, plan
+from replica import conditions, cypher, plan
 from replica.marker import ADVANCE, ADVANCE_PROPERTIES, Marker, texts
 from replica.outcomes import is_authentication
 from replica.proofs import Proofs
@@ -133,7 +133,7 @@ class Writer:
         """The text and parameters that do *item* in one round trip, where there are such."""
         if isinstance(item, plan.Group):
             return plan.unwound(item.text), {"__rows": item.rows}
-        if item.offset in verdicts or len(item.statements) != 1:
+        if item.offset in verdicts or len(item.statements) != 1 or item.when is not None:
             return None
         statement = item.statements[0]
         text = cypher.analyse(statement.text)
@@ -194,7 +194,7 @@ class Writer:
                     counted += self._group(tx, item, index)
                     index += len(item.commands)
                 else:
-                    outcome = verdicts.get(item.offset) or plan.verdict(item)
+                    outcome = verdicts.get(item.offset) or plan.verdict(item) or self._condition(tx, item, index)
                     if outcome is None:
                         counted += self._statements(tx, item, index)
                     else:
@@ -230,6 +230,21 @@ class Writer:
             counted += _counted(summary)
         return counted
 
+    def _condition(self, tx: neo4j.Transaction, command: Command, index: int) -> Outcome | None:
+        """How *command* ends because of its condition; None where it has none, or it is met."""
+        if (when := command.when) is None:
+            return None
+
+        def ask() -> Outcome | None:
+            result = tx.run(when.text, dict(when.parameters))
+            outcome = conditions.judged(command, result.keys(), (record.values() for record in result))
+            summary = result.consume()
+            if summary.query_type != conditions.READS or summary.counters.contains_updates:
+                raise conditions.ConditionWrote(f"the condition: the server does not take it for a query: {when.text}")
+            return outcome
+
+        return self._judged(ask, (index, index + 1), as_written=True)
+
     def _run(
         self,
         tx: neo4j.Transaction,
@@ -249,7 +264,7 @@ class Writer:
         """Do *act*; an error that is about commands becomes `Failed`, one about the connection stays what it is."""
         try:
             return act()
-        except ENCODING_ERRORS as error:
+        except (*ENCODING_ERRORS, conditions.ConditionWrote) as error:
             raise Failed(error, *span, as_written=as_written) from error
         except Neo4jError as error:
             if is_authentication(error):

@@ -211,6 +211,7 @@ def init(*, state_dir: Path, as_json: bool) -> None:
 @click.option("--key", help="The record's key in Kafka.")
 @click.option("--idempotent", is_flag=True, help="It may be run again after a part of it: CALL ... IN TRANSACTIONS.")
 @click.option("--when", metavar="QUERY", help="A condition: applied only where QUERY returns true at its place.")
+@click.option("--id", "command_id", help="Its own id: of several commands with one id, one is applied.")
 @state_dir_option
 @json_option
 def enqueue_command(  # noqa: PLR0913 - one for each option
@@ -224,6 +225,7 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
     key: str | None,
     idempotent: bool,
     when: str | None,
+    command_id: str | None,
     state_dir: Path,
     as_json: bool,
 ) -> None:
@@ -238,15 +240,17 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
 
     if (text is None) == (file is None):
         raise click.UsageError("Give either the text of one command, or --file.")
-    if file is not None and (pairs or params or key is not None or idempotent or when is not None):
-        raise click.UsageError("-p, --params, --key, --idempotent and --when belong to one command, not to a file.")
+    options = {"key": key, "when": when, "id": command_id, "idempotent": idempotent or None}
+    if file is not None and (pairs or params or any(value is not None for value in options.values())):
+        raise click.UsageError(
+            "-p, --params, --key, --when, --id and --idempotent belong to one command, not to a file."
+        )
     settings, wanted = settings_for(state_dir), commands.Wanted(wait, timeout)
     told: commands.Told | commands.ToldOfMany
     if file is not None:
         with progress(quiet=as_json) as show:
             told = commands.many(settings, file, wanted, show)
     else:
-        options = {"key": key, "when": when, "idempotent": idempotent or None}
         told = commands.one(settings, text or "", pairs, params, wanted, options)
     if as_json:
         print_json(told.as_json())

@@ -42,15 +42,20 @@ class Told:
     offset: int
     message_id: str
     applied_by: tuple[str, ...]
+    duplicate_of: int | None = None
     exit_code: ClassVar[int] = 0
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        return {"offset": self.offset, "message_id": self.message_id, "applied_by": list(self.applied_by)}
+        told = {"offset": self.offset, "message_id": self.message_id, "applied_by": list(self.applied_by)}
+        return told if self.duplicate_of is None else {**told, "duplicate_of": self.duplicate_of}
 
     def as_text(self) -> str:
         """For people."""
         applied = f", applied by {', '.join(self.applied_by)}" if self.applied_by else ""
+        if self.duplicate_of is not None:
+            by = ", ".join(self.applied_by)
+            return f"Command {self.offset} did nothing: {self.duplicate_of} with the same id was applied by {by}."
         return f"Command {self.offset} is in the log{applied}."
 
 
@@ -103,7 +108,8 @@ def one(
         found: dict[str, Outcome] = {}
         if who := wanted.replicas:
             found = receipt.wait(applied=who, timeout=wanted.timeout_s)
-        return Told(receipt.position(), receipt.message_id, tuple(sorted(found)))
+        first = next((outcome.duplicate_of for outcome in found.values()), None)
+        return Told(receipt.position(), receipt.message_id, tuple(sorted(found)), first)
 
 
 def many(settings: Settings, file: BinaryIO, wanted: Wanted, progress: Progress) -> ToldOfMany:

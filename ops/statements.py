@@ -50,6 +50,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     params: dict[str, Any] = {}
     with_key: str | None = None
     when: str | None = None
+    id: str | None = None
 
 
 def read(file: Readable) -> Iterator[Item]:
@@ -105,7 +106,7 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
 def _body(number: int, line: str) -> Item:
     try:
         body = msgspec.json.decode(line, type=_Body)
-        options = {"key": body.with_key, "when": body.when}
+        options = {"key": body.with_key, "when": body.when, "id": body.id}
         given = {name: value for name, value in options.items() if value is not None}
         return Item(number, Statement(body.command, parameters.decoded(body.params)), given)
     except (msgspec.MsgspecError, ValueNotDecodable) as error:

@@ -100,6 +100,7 @@ class Applier:
             self._marker, self._stale = marker, False
             self._returned = marker.published
             self._writer.counters.clear()
+            self._writer.forget_ids()
             report = self._report(marker)
             return report if report.first <= report.last else None
 
@@ -207,6 +208,10 @@ class Applier:
                 self._apply_batch(unit.commands)
             elif unit.kind is plan.Kind.ALONE:
                 self._apply_alone(unit.commands[0])
+            elif repeated := self._writer.duplicates(unit.commands, self._current()):
+                self._marker = self._writer.write(
+                    unit.commands, self._current(), published=self._returned, verdicts=repeated
+                )
             else:
                 steps = SchemaChange if unit.kind is plan.Kind.SCHEMA else Pieces
                 change = steps(self._schema_database, self._key, self._writer, unit.commands[0])

@@ -13,7 +13,7 @@ from replica.statement import Outcome
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from replica.statement import Command, Statement
 
@@ -134,7 +134,7 @@ def texts(command: Command) -> tuple[Statement, ...]:
 def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
     """Cut *commands* into units, in order; a batch has at most *batch* commands and about `BATCH_BYTES`.
 
-    No unit crosses a multiple of `INTERVAL`.
+    No unit crosses a multiple of `INTERVAL`, and none has two commands of one id.
     """
     for kind, run in groupby(commands, key=kind_of):
         if kind is Kind.BATCH:
@@ -146,22 +146,27 @@ def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
 def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
     chosen: list[Command] = []
     room = BATCH_BYTES
+    ids: set[str] = set()
     for command in commands:
         weight = sum(len(s.text) + values.size(s.parameters) for s in texts(command))
         behind = bool(chosen) and command.offset // INTERVAL != chosen[0].offset // INTERVAL
-        if chosen and (len(chosen) >= limit or weight > room or behind):
+        again = command.id in ids  # whether it is a duplicate is known when the first one's transaction has ended
+        if chosen and (len(chosen) >= limit or weight > room or behind or again):
             yield Unit(Kind.BATCH, tuple(chosen))
             chosen, room = [], BATCH_BYTES
+            ids.clear()
         chosen.append(command)
         room -= weight
+        if command.id is not None:
+            ids.add(command.id)
     if chosen:
         yield Unit(Kind.BATCH, tuple(chosen))
 
 
-def groups(commands: Sequence[Command]) -> list[Group | Command]:
-    """Join neighbours where one UNWIND may do them; commands that are rejected beforehand stay by themselves."""
+def groups(commands: Sequence[Command], apart: Container[int] = ()) -> list[Group | Command]:
+    """Join neighbours where one UNWIND may do them; those rejected beforehand, and at offsets *apart*, stay alone."""
     found: list[Group | Command] = []
-    for key, run in groupby(commands, key=_group_key):
+    for key, run in groupby(commands, key=lambda each: None if each.offset in apart else _group_key(each)):
         neighbours = tuple(run)
         if key is None or len(neighbours) == 1:
             found += neighbours

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 #: What `send_with_options` may be told about a command.
-OPTIONS = frozenset({"key", "explain", wire.IDEMPOTENT, wire.WHEN})
+OPTIONS = frozenset({"key", "explain", wire.IDEMPOTENT, wire.WHEN, wire.ID})
 
 #: What a frozen `rand()` or `randomUUID()` is drawn from.
 _random = random.SystemRandom()
@@ -102,7 +102,8 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         Options: ``key``, the record's key in Kafka; ``explain``, whether a replica's server compiles it first;
         ``idempotent``, that it may be run again after a part of it, as CALL ... IN TRANSACTIONS has to be; ``when``, a
         query that has to give a row of `true` where the command stands in the log (see `replica.conditions`), as a
-        text, which has the parameters of the command's text, or as a Statement with its own.
+        text, which has the parameters of the command's text, or as a Statement with its own; ``id``, under which it is
+        applied once, however often it is sent (see `replica.ids`).
         """
         if delay is not None:
             raise OptionUnknown("a command cannot be delayed: its place in the log is its time")
@@ -128,7 +129,13 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         if command.when is not None:
             options[wire.WHEN] = wire.pack_condition(command.when, command.statements)
         packed, parameters = wire.pack(command.statements)
-        return super().message_with_options(args=packed, kwargs=parameters, **options)
+        message = super().message_with_options(args=packed, kwargs=parameters, **options)
+        try:
+            if wire.id_in(message) is None:
+                message.options.pop(wire.ID, None)
+        except Undecodable as exc:
+            raise CommandRefused(str(exc)) from exc
+        return message
 
 
 def _statements(args: Sequence[Any], parameters: Mapping[str, Any]) -> tuple[Statement, ...]:

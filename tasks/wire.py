@@ -7,11 +7,11 @@ Two forms are read.  Dramatiq's, written by this package::
 
 and a plain body from any Kafka client::
 
-    {"with_key": "command_key", "command": "MERGE ...", "params": {...}, "when": "MATCH ... RETURN true"}
+    {"with_key": "command_key", "command": "MERGE ...", "params": {...}, "when": "MATCH ... RETURN true", "id": "..."}
     {"to": "response", "with_key": "query_key", "command": "MATCH ...", "params": {...}}
 
 A command's condition is its option `when`: a text, which has the parameters of the command's only statement, or
-`{"text": "...", "parameters": {...}}`.
+`{"text": "...", "parameters": {...}}`.  Its id is the option `id`.
 
 Parameters are typed JSON (see `replica.values`); plain JSON is valid typed JSON.
 """
@@ -50,6 +50,12 @@ IDEMPOTENT = "idempotent"
 #: The option that holds a command's condition.
 WHEN = "when"
 
+#: The option that holds a command's id: of several with one id, one is applied.
+ID = "id"
+
+#: Characters of an id; only its hash is remembered, but all of it lies in the log.
+ID_LENGTH = 256
+
 
 class _Body(msgspec.Struct):
     command: str
@@ -57,6 +63,7 @@ class _Body(msgspec.Struct):
     to: str | None = None
     params: dict[str, Any] = {}
     when: str | dict[str, Any] | None = None
+    id: Any = None  # a command's; what a query's writer means by it is not ours to judge
 
 
 class _Text(msgspec.Struct):
@@ -178,7 +185,19 @@ def command_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy, offset: i
     Raises:
       Undecodable: with the reason.
     """
-    return Command(offset, statements_in(message), when=condition_in(message))
+    return Command(offset, statements_in(message), when=condition_in(message), id=id_in(message))
+
+
+def id_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> str | None:
+    """The id in a command's message, if there is one.
+
+    Raises:
+      Undecodable: with the reason.
+    """
+    found = message.options.get(ID)
+    if found is None or (isinstance(found, str) and 0 < len(found) <= ID_LENGTH):
+        return found
+    raise Undecodable(f"an id is a text of 1 to {ID_LENGTH} characters, not {found!r}"[: 2 * ID_LENGTH])
 
 
 def _statement(text: str, parameters: Mapping[str, Any]) -> Statement:
@@ -258,6 +277,8 @@ def _from_body(record: Record, body: Any, queue_name: str, actor_name: str) -> d
     options: dict[str, Any] = {"reply_to": fields.to, "with_key": key} if fields.to is not None else {}
     if actor_name == COMMAND_ACTOR and fields.when is not None:
         options[WHEN] = fields.when
+    if actor_name == COMMAND_ACTOR and fields.id is not None:
+        options[ID] = fields.id
     return dramatiq.Message(
         queue_name=queue_name,
         actor_name=actor_name,

@@ -36,6 +36,7 @@ def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
         (["enqueue-command", "--file", "-", "-p", "a=1"], "belong to one command"),
         (["enqueue-command", "--file", "-", "--key", "k"], "belong to one command"),
         (["enqueue-command", "--file", "-", "--when", "RETURN true"], "belong to one command"),
+        (["enqueue-command", "--file", "-", "--id", "order-1"], "belong to one command"),
         (["enqueue-command", "--file", "no-such-file"], "No such file"),
         (["enqueue-command", "RETURN 1", "--wait", "some"], "'some' is not one of"),
         (["enqueue-command", "RETURN 1", "--timeout", "0"], "0"),

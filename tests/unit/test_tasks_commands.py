@@ -146,6 +146,21 @@ def test_a_command_function_may_have_a_condition(app: App) -> None:
     assert wire.command_of(message, 1).when == Statement(WHEN, {"id": "a"})
 
 
+def test_an_id_travels_with_its_command_and_is_a_text(app: App) -> None:
+    """Without one nothing does."""
+    message = app.run_command.message_with_options(args=("CREATE (:X)",), id="order-4711")
+
+    assert message.options == {"id": "order-4711"}
+    assert wire.command_of(message, 7).id == "order-4711"
+    assert app.run_command.message_with_options(args=("CREATE (:X)",), id=None).options == {}
+    for wrong in ("", 5, "x" * 257):
+        with pytest.raises(CommandRefused, match="an id is a text"):
+            app.run_command.message_with_options(args=("CREATE (:X)",), id=wrong)
+        by_hand = message.copy(options={"id": wrong})
+        with pytest.raises(CommandRefused, match="an id is a text"):
+            CommandGuard("command").before_enqueue(app.broker, by_hand, None)
+
+
 def test_clock_and_randomness_are_values_before_the_log(app: App) -> None:
     """One instant for all statements of a command; the text that replicas get has no clock left."""
     message = app.run_command.message(

@@ -89,6 +89,23 @@ def test_a_list_of_statements_shares_no_parameters_with_its_condition() -> None:
         assert (found.refused is not None) is refused
 
 
+def test_a_plain_command_body_may_have_an_id() -> None:
+    """A wrong one refuses the command: without it, it might be applied twice."""
+    for id_, refused in (("order-1", False), ("", True), (5, True), ({"a": 1}, True)):
+        body = json.dumps({"command": "CREATE (:X)", "id": id_}).encode()
+        found = wire.command_of(wire.read_command(record(body), "command"), 7)
+        assert (found.refused is not None, found.id) == (refused, None if refused else id_)
+
+
+def test_the_id_of_a_plain_query_is_its_writers_own() -> None:
+    """It always was passed over."""
+    body = json.dumps({"to": "response", "with_key": "k", "command": "RETURN 1", "id": 5}).encode()
+    assert wire.read_request(record(body), "request", REPLY_TOPICS).options == {
+        "reply_to": "p-response",
+        "with_key": "k",
+    }
+
+
 def test_a_plain_command_body_becomes_a_command() -> None:
     """Any Kafka client may write the body of the original interface, with parameters beside it."""
     body = {"with_key": "command_key", "command": "MERGE (u:User {name: $name})", "params": {"name": "user_1"}}

@@ -56,13 +56,12 @@ def _refusal(text: str) -> str | None:
 def _form_refusal(text: str) -> str | None:
     if reason := cypher.refusal(text):
         return reason
-    found = cypher.significant(text)
-    if not cypher.is_balanced(found):
+    if not cypher.is_balanced(cypher.significant(text)):
         return "a string, a comment, a quoted name or a bracket does not end"
     reading = Reading(text)
-    if writes := [reading.found[index].text for index in reading.writes]:
-        return f"it only reads, and {writes[0]} may write"
-    return "it only reads, and DROP does not" if found and found[0].word == "DROP" else None
+    writes = [reading.found[index].text for index in reading.writes]
+    writes += ["DROP"] if "DROP" in reading.words else []  # wherever it stands: a prefix may hide the beginning
+    return f"it only reads, and {writes[0]} may write" if writes else None
 
 
 def judged(command: Command, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Outcome | None:

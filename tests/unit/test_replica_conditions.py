@@ -73,6 +73,7 @@ WRITING = [
     "CALL db.createLabel('x') RETURN true",
     "CREATE INDEX i FOR (n:X) ON (n.a)",
     "DROP INDEX i",
+    "CYPHER 25 DROP INDEX i",
     "LOAD CSV FROM 'file:///x' AS row RETURN true",
     "UNWIND [1] AS r CALL (r) { CREATE (:X) } IN TRANSACTIONS RETURN true",
     "SHOW INDEXES",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 import click
 
 from ops.claims_cli import claims
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
 from ops.control_cli import control
 from ops.dead_cli import dead
 from ops.delayed_cli import delayed
@@ -25,6 +25,7 @@ from ops.read_levels import level_options, query_options
 from ops.replica_cli import print_replicas, replica
 from ops.skip_cli import skip
 from ops.snapshot_cli import snapshot
+from ops.streams_cli import streams
 from ops.verifying_cli import verify
 
 
@@ -55,11 +56,9 @@ def main(*, debug: bool) -> None:
         logging.getLogger().addHandler(logging.NullHandler())
 
 
-main.add_command(control)
-main.add_command(dead)
-main.add_command(replica)
 replica.add_command(skip)
-main.add_command(verify)
+for one in (claims, control, dead, delayed, explain_command, keys, log, replica, snapshot, streams, verify):
+    main.add_command(one)
 
 
 @main.command()
@@ -116,6 +115,7 @@ def down(*, state_dir: Path, as_json: bool) -> None:
 
 
 @main.command()
+@stream_option
 @state_dir_option
 @json_option
 def status(*, state_dir: Path, as_json: bool) -> None:
@@ -169,6 +169,7 @@ def env(*, replica: int, state_dir: Path, as_json: bool) -> None:
 
 
 @main.command()
+@stream_option
 @state_dir_option
 @json_option
 def init(*, state_dir: Path, as_json: bool) -> None:
@@ -212,6 +213,7 @@ def init(*, state_dir: Path, as_json: bool) -> None:
 @click.option("--idempotent", is_flag=True, help="It may be run again after a part of it: CALL ... IN TRANSACTIONS.")
 @click.option("--when", metavar="QUERY", help="A condition: applied only where QUERY returns true at its place.")
 @click.option("--id", "command_id", help="Its own id: of several commands with one id, one is applied.")
+@stream_option
 @state_dir_option
 @json_option
 def enqueue_command(  # noqa: PLR0913 - one for each option
@@ -275,6 +277,7 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
     show_default=True,
     help="How rows are printed; json is a list of objects.",
 )
+@stream_option
 @state_dir_option
 @json_option
 def enqueue_query(
@@ -311,6 +314,7 @@ def enqueue_query(
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@stream_option
 @state_dir_option
 @json_option
 def worker(*, replica: int, options: tuple[str, ...], state_dir: Path, as_json: bool) -> None:
@@ -352,13 +356,6 @@ def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: boo
         raise click.exceptions.Exit(1)
 
 
-main.add_command(keys)
-main.add_command(claims)
-main.add_command(snapshot)
-main.add_command(explain_command)
-main.add_command(log)
-
-
 def _status(stack: Stack) -> dict[str, object]:
     return {"servers": [asdict(row) for row in stack.status()]}
 
@@ -391,9 +388,6 @@ def _print_environment(stack: Stack, replica: int) -> None:
 def _end(_signal: int, _frame: object) -> NoReturn:
     """Leave through the same door as Ctrl-C, so that half-started servers are stopped."""
     raise KeyboardInterrupt
-
-
-main.add_command(delayed)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Target:
     def hint(self) -> str:
         """How a person starts it."""
         given = {"GROUP_ID": self.settings.group_id, "NEO4J_URI": self.settings.neo4j_uri}
+        given |= {"STREAM": self.settings.stream} if self.settings.stream else {}
         given |= {"NEO4J_USER": self.settings.neo4j_user} if self.settings.neo4j_user != "neo4j" else {}
         return " ".join(f"{name}={shlex.quote(value)}" for name, value in given.items()) + " neo4j-kafka worker"
 
@@ -54,7 +55,7 @@ def given(state_dir: Path, name: str, uri: str, user: str | None) -> Target:
     number = _number(stack, uri)
     if number is not None:
         changed["neo4j_user"], changed["neo4j_password"] = stack.login
-    at_home = number is not None and name == f"replica-{number}" and local_kafka_runs(state_dir)
+    at_home = number is not None and not settings.stream and name == f"replica-{number}" and local_kafka_runs(state_dir)
     at_home = at_home and stack.environment(number or 1)["BROKERS"] == settings.brokers
     return Target(settings.model_copy(update=changed), stack, number if at_home else None)
 

@@ -49,7 +49,14 @@ def given(state_dir: Path, name: str, uri: str, user: str | None) -> Target:
     """The replica *name* on the database at *uri*.
 
     The password is that of the settings, or of the local stack where the database is one of its.
+
+    Raises:
+      InputUnusable: no replica can have that name.
     """
+    if "/" in name:
+        raise InputUnusable(
+            f"{name!r}: a replica's name has no slash, which is what tells a stream's groups from names"
+        )
     stack, settings = Stack(state_dir), settings_for(state_dir)
     changed = {"group_id": name, "neo4j_uri": uri} | ({"neo4j_user": user} if user else {})
     number = _number(stack, uri)

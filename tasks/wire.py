@@ -195,7 +195,13 @@ def id_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> str | None:
       Undecodable: with the reason.
     """
     found = message.options.get(ID)
-    if found is None or (isinstance(found, str) and 0 < len(found) <= ID_LENGTH):
+    if found is None:
+        return None
+    if (
+        isinstance(found, str)
+        and 0 < len(found) <= ID_LENGTH
+        and not any("\ud800" <= each <= "\udfff" for each in found)
+    ):
         return found
     raise Undecodable(f"an id is a text of 1 to {ID_LENGTH} characters, not {found!r}"[: 2 * ID_LENGTH])
 

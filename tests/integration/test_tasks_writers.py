@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 import cli
 from replica.conditions import NOT_MET
 from replica.ids import DUPLICATE
+from replica.statement import Statement
 from tasks.errors import CommandRejected
 from tests.replicas import Replicas, replicas_of, value
 from tests.support import unique
@@ -96,6 +97,27 @@ def test_a_rejected_command_may_be_sent_again_under_its_id(replicas: Replicas, a
     app.run_command.send("MATCH (a:Account {id: $id}) SET a.balance = 200", id=account)
     assert {each.duplicate_of for each in take().wait(applied="all", timeout=30).values()} == {None}
     assert balances(replicas, account) == [50, 50]
+
+
+def test_several_statements_have_a_condition_with_parameters_of_its_own(replicas: Replicas, account: str) -> None:
+    """Which travel beside it."""
+    together = [
+        Statement(TAKE, {"id": account, "n": 30}),
+        Statement("CREATE (:Booked {account: $id})", {"id": account}),
+    ]
+    when = Statement(ENOUGH, {"id": account, "n": 60})
+    ends = []
+    for _ in range(3):
+        receipt = replicas.apps[0].run_command.send_with_options(args=(together,), when=when)
+        try:
+            receipt.wait(applied="all", timeout=30)
+            ends.append("applied")
+        except CommandRejected as error:
+            ends.append(error.code)
+    assert ends == ["applied", "applied", NOT_MET]
+    assert balances(replicas, account) == [40, 40]
+    booked = "MATCH (b:Booked {account: $id}) RETURN count(b)"
+    assert [value(server, booked, id=account) for server in replicas.servers] == [2, 2]
 
 
 def test_any_kafka_client_may_say_when_and_which(replicas: Replicas, account: str) -> None:

@@ -60,6 +60,7 @@ def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
         (["replica", "quarantine", "replica-1", "--lift"], "Give --reason, or --lift with --force"),
         (["replica", "quarantine", "replica-1", "--force", "--reason", "r"], "Give --reason, or --lift with --force"),
         (["replica", "add", "--name", "replica-4"], "Missing option '--neo4j-uri'"),
+        (["replica", "add", "--name", "orders/replica-4", "--neo4j-uri", "bolt://x:1"], "has no slash"),
         (["delayed", "cancel"], "Give ids, --queue or --actor"),
         (["delayed", "list", "--limit", "-1"], "-1"),
     ],

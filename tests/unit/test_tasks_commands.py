@@ -153,7 +153,7 @@ def test_an_id_travels_with_its_command_and_is_a_text(app: App) -> None:
     assert message.options == {"id": "order-4711"}
     assert wire.command_of(message, 7).id == "order-4711"
     assert app.run_command.message_with_options(args=("CREATE (:X)",), id=None).options == {}
-    for wrong in ("", 5, "x" * 257):
+    for wrong in ("", 5, "x" * 257, "half a \ud83d"):
         with pytest.raises(CommandRefused, match="an id is a text"):
             app.run_command.message_with_options(args=("CREATE (:X)",), id=wrong)
         by_hand = message.copy(options={"id": wrong})

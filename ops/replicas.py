@@ -149,7 +149,7 @@ def rows(app: App) -> list[ReplicaRow]:
     first, end = log_bounds(app)
     positions = app.follower.replicas(ASK_S)
     decisions = app.decisions.look()
-    found = app.broker.control.inspect(WORKERS_S, enough=_all_of(registered, _place(app)))
+    found = app.broker.control.inspect(WORKERS_S, enough=_all_of(map(app.settings.group, registered), _place(app)))
     times = _times(app, {positions.get(name, -1) + 1 for name in registered}, first, end)
     seen = [
         Seen(
@@ -159,8 +159,8 @@ def rows(app: App) -> list[ReplicaRow]:
             end=end,
             next_ms=times.get(positions.get(name, -1) + 1),
             decisions={decision.kind: decision for decision in decisions if decision.target == name},
-            worker=_worker_of(name, _place(app), found.workers),
-            silent=_is_silent(name, found),
+            worker=_worker_of(app.settings.group(name), _place(app), found.workers),
+            silent=_is_silent(app.settings.group(name), found),
             place=_place(app),
             differs=_differences(one, registered),
         )
@@ -187,22 +187,23 @@ def _place(app: App) -> str:
     return f"{app.command_topic.name}/0"
 
 
-def _all_of(names: Collection[str], place: str) -> Callable[[Collection[WorkerState]], bool]:
+def _all_of(expected: Iterable[str], place: str) -> Callable[[Collection[WorkerState]], bool]:
     """Whether everybody who is expected has answered."""
+    groups = tuple(expected)
 
     def enough(workers: Collection[WorkerState]) -> bool:
-        return all(_worker_of(name, place, workers) is not None for name in names)
+        return all(_worker_of(group, place, workers) is not None for group in groups)
 
     return enough
 
 
-def _worker_of(name: str, place: str, workers: Iterable[WorkerState]) -> WorkerState | None:
+def _worker_of(group: str, place: str, workers: Iterable[WorkerState]) -> WorkerState | None:
     """The worker that applies for the replica; others of its group stand by."""
-    return next((one for one in workers if name in one.groups and place in one.partitions), None)
+    return next((one for one in workers if group in one.groups and place in one.partitions), None)
 
 
-def _is_silent(name: str, found: Inspection) -> bool:
-    return any(member.group == name for member in found.silent) or any(name in one.groups for one in found.workers)
+def _is_silent(group: str, found: Inspection) -> bool:
+    return any(member.group == group for member in found.silent) or any(group in one.groups for one in found.workers)
 
 
 def _differences(one: Registration, registered: Mapping[str, Registration]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ops.console import Command, state_dir_option
+from ops.console import Command, state_dir_option, stream_option
 
 
 @click.command(cls=Command)
@@ -26,6 +26,7 @@ from ops.console import Command, state_dir_option
     show_default=True,
     help="Where what is typed is remembered.",
 )
+@stream_option
 @state_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each statement, each on a line.")
 def shell(*, timeout_s: float, history: Path, state_dir: Path, as_json: bool) -> None:

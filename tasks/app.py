@@ -129,8 +129,8 @@ class App:
         client: dict[str, Any] = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}
         return KafkaBroker(
             **client,
-            prefix=self.settings.topic_prefix,
-            group_id=self.settings.query_group_id,
+            prefix=self.settings.prefix,
+            group_id=self.settings.group(self.settings.query_group_id),
             group_protocol=self.settings.consumer_protocol,
             client_id=client_id(self.settings.group_id),
             envelope=envelope_of(self.settings, self.command_topic.name),
@@ -152,7 +152,7 @@ class App:
         from dramatiq.rate_limits.backends.redis import RedisBackend  # noqa: PLC0415 - only where it is wanted
 
         backend = RedisBackend(url=self.settings.redis_url)  # type: ignore[no-untyped-call]  # Dramatiq's gap
-        prefix = self.settings.topic_prefix
+        prefix = self.settings.prefix
         return [
             Unique(backend, namespace=f"{prefix}unique"),
             RateLimits(backend, namespace=f"{prefix}limit"),
@@ -193,7 +193,7 @@ class App:
         self.broker.declare_queue(
             COMMANDS,
             topic=self.command_topic,
-            group_id=self.settings.group_id,
+            group_id=self.settings.group(self.settings.group_id),
             ordered=True,
             batch=self.settings.apply_batch,
             start=lambda *place: self._applying.get().start(*place),
@@ -203,7 +203,7 @@ class App:
         self.broker.declare_queue(
             REQUESTS,
             topic=self.request_topic,
-            group_id=self.settings.query_group_id,
+            group_id=self.settings.group(self.settings.query_group_id),
             decode=self._read_request,
             ready=self.freshness.ready,
         )
@@ -243,7 +243,7 @@ class App:
     def _reply_topics(self) -> dict[str, str]:
         """The names that a request may ask its answer on: with the prefix, and as they stand in the settings."""
         allowed = self.settings.allowed_reply_topics
-        prefix = self.settings.topic_prefix
+        prefix = self.settings.prefix
         return {name: name for name in allowed} | {name.removeprefix(prefix): name for name in allowed}
 
     def _make_queries(self) -> Queries:

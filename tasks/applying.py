@@ -153,7 +153,9 @@ class Applying:
             topic_id=self._topic_id,
             first=applied.first,
             last=applied.last,
-            rejected=tuple(Rejection(o.offset, o.code or "", o.message or "") for o in applied.rejected),
+            rejected=tuple(
+                Rejection(o.offset, o.code or "", o.message or "", o.duplicate_of) for o in applied.rejected
+            ),
             counters=dict(applied.counters),
         )
         key = self._settings.group_id.encode()

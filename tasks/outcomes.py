@@ -20,11 +20,12 @@ REMEMBERED = 10_000
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A rejected command on the wire."""
+    """A command that changed nothing, on the wire: rejected, or a duplicate of the one at *duplicate_of*."""
 
     offset: int
     code: str
     message: str
+    duplicate_of: int | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -128,7 +129,8 @@ class Ledger:
         rejection = self._seen[replica].rejected.get(offset)
         if rejection is None:
             return Outcome(offset, applied=True)
-        return Outcome(offset, applied=False, code=rejection.code, message=rejection.message)
+        first = rejection.duplicate_of
+        return Outcome(offset, first is not None, rejection.code, rejection.message, first)
 
     @property
     def replicas(self) -> frozenset[str]:

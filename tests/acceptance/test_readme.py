@@ -78,7 +78,7 @@ def test_the_examples_leave_what_they_say(replicas: Replicas) -> None:
     """On every replica alike."""
     for server in replicas.servers:
         assert value(server, "MATCH (:User {name: 'user_1'})-[:FOLLOWS]->(u) RETURN u.name") == "user_2"
-        assert value(server, "MATCH (a:Account) WITH a ORDER BY a.balance DESC RETURN collect(a.balance)") == [100, 0]
+        assert value(server, "MATCH (a:Account) WITH a ORDER BY a.balance DESC RETURN collect(a.balance)") == [70, 0]
         assert value(server, "MATCH (u:User {name: 'user_1'}) RETURN u.age") == 30
 
 

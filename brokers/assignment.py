@@ -14,19 +14,21 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from brokers.offsets import AckTracker
 from brokers.suspects import Alone
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import Any  # noqa: TC004 - a struct that nobody decodes needs no types at run time
 
-    import dramatiq
+    import dramatiq  # noqa: TC004 - as above
 
     from brokers.crashes import Watch
-    from brokers.keyed import Lane
-    from brokers.records import Outgoing, Record
+    from brokers.keyed import Lane  # noqa: TC004 - as above
+    from brokers.records import Outgoing, Record  # noqa: TC004 - as above
     from brokers.topics import Queue, TopicSpec
 
     #: A record to be sent, and how its topic has to be.
@@ -104,8 +106,7 @@ class Assignment:
         return f"{self.topic}/{self.partition}"
 
 
-@dataclass(eq=False, slots=True)
-class Unit:
+class Unit(msgspec.Struct, eq=False):
     """What is handed out once and ends as one: a record, or consecutive records of an ordered queue.
 
     A record that is handed out again is another unit, so that a late ack of the first changes nothing.

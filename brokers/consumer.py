@@ -296,12 +296,13 @@ class GroupConsumer:
     def _receive(self, messages: list[KafkaMessage]) -> None:
         fresh: dict[Assignment, list[Record]] = defaultdict(list)
         for message in messages:
-            assignment = self._assignments.get((message.topic() or "", message.partition() or 0))
+            place = message.topic() or "", message.partition() or 0
+            assignment = self._assignments.get(place)
             error = message.error()
             if error is not None:
                 self._note_error(message, error, assignment)
             elif assignment is not None and not assignment.paused:  # else fetched before a rebalance or a seek
-                record = received(message)
+                record = received(message, place)
                 if assignment.tracker.begin(record.offset) and not self.commits.ended_before(assignment, record):
                     fresh[assignment].append(record)
         for assignment, records in fresh.items():

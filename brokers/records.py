@@ -93,21 +93,12 @@ class _Wire(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Wire)
 
 
-def received(message: KafkaMessage) -> Record:
-    """What confluent-kafka delivered, as a value of our own."""
-    return Record(
-        topic=message.topic() or "",
-        partition=message.partition() or 0,
-        offset=message.offset() or 0,
-        timestamp_ms=message.timestamp()[1],
-        key=_as_bytes(message.key()),
-        value=_as_bytes(message.value()),
-        headers={name: value or b"" for name, value in cast("_Headers", message.headers() or ())},
-    )
-
-
-def _as_bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
+def received(message: KafkaMessage, place: tuple[str, int] | None = None) -> Record:
+    """What confluent-kafka delivered, as a value of our own; *place*: its topic and partition, where they are known."""
+    topic, partition = place or (message.topic() or "", message.partition() or 0)
+    key, value = message.key(), message.value()
+    headers = {name: content or b"" for name, content in cast("_Headers", message.headers() or ())}
+    return Record(topic, partition, message.offset() or 0, message.timestamp()[1], key, value, headers)
 
 
 def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from dramatiq.middleware.threading import raise_thread_exception
 
 from brokers.delays import now_ms
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 
     import dramatiq
 
-    from brokers.reader import KafkaMessageProxy
+    from brokers.reader import KafkaMessageProxy  # noqa: TC004 - a struct that nobody decodes needs no types at run time
 
 R = TypeVar("R")
 
 
-@dataclass(eq=False, slots=True)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """A message that runs, in which thread, and since when (milliseconds of the wall clock)."""
 
     message: KafkaMessageProxy
@@ -40,7 +39,7 @@ class Job:
     inside: bool = False
     aborted: bool = False
     #: For the two above.  One for all jobs would make the threads of a worker wait for each other at every message.
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
 
 class Running:
@@ -85,20 +84,16 @@ class Running:
             return fn(*args, **kwargs)
         try:
             try:
-                _enter(job)
+                with job.lock:
+                    job.inside = True
+                    if job.aborted:
+                        raise Abort
                 return fn(*args, **kwargs)
             finally:
                 _leave(job)
         except Abort:
             _fail(job.message)
             raise
-
-
-def _enter(job: Job) -> None:
-    with job.lock:
-        job.inside = True
-        if job.aborted:
-            raise Abort
 
 
 def _leave(job: Job) -> None:

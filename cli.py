@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import click
 
-from ops.cancelling_cli import cancel_query
 from ops.claims_cli import claims
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
 from ops.control_cli import control
 from ops.dead_cli import dead
 from ops.delayed_cli import delayed
@@ -24,8 +23,11 @@ from ops.keys_cli import keys
 from ops.log_cli import log
 from ops.read_levels import level_options, query_options
 from ops.replica_cli import print_replicas, replica
+from ops.result_cli import result
+from ops.shell_cli import shell
 from ops.skip_cli import skip
 from ops.snapshot_cli import snapshot
+from ops.streams_cli import streams
 from ops.verifying_cli import verify
 
 
@@ -56,11 +58,23 @@ def main(*, debug: bool) -> None:
         logging.getLogger().addHandler(logging.NullHandler())
 
 
-main.add_command(control)
-main.add_command(dead)
-main.add_command(replica)
 replica.add_command(skip)
-main.add_command(verify)
+for one in (
+    claims,
+    control,
+    dead,
+    delayed,
+    explain_command,
+    keys,
+    log,
+    replica,
+    result,
+    shell,
+    snapshot,
+    streams,
+    verify,
+):
+    main.add_command(one)
 
 
 @main.command()
@@ -117,6 +131,7 @@ def down(*, state_dir: Path, as_json: bool) -> None:
 
 
 @main.command()
+@stream_option
 @state_dir_option
 @json_option
 def status(*, state_dir: Path, as_json: bool) -> None:
@@ -170,6 +185,7 @@ def env(*, replica: int, state_dir: Path, as_json: bool) -> None:
 
 
 @main.command()
+@stream_option
 @state_dir_option
 @json_option
 def init(*, state_dir: Path, as_json: bool) -> None:
@@ -211,6 +227,9 @@ def init(*, state_dir: Path, as_json: bool) -> None:
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for replicas.")
 @click.option("--key", help="The record's key in Kafka.")
 @click.option("--idempotent", is_flag=True, help="It may be run again after a part of it: CALL ... IN TRANSACTIONS.")
+@click.option("--when", metavar="QUERY", help="A condition: applied only where QUERY returns true at its place.")
+@click.option("--id", "command_id", help="Its own id: of several commands with one id, one is applied.")
+@stream_option
 @state_dir_option
 @json_option
 def enqueue_command(  # noqa: PLR0913 - one for each option
@@ -223,6 +242,8 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
     timeout: float,
     key: str | None,
     idempotent: bool,
+    when: str | None,
+    command_id: str | None,
     state_dir: Path,
     as_json: bool,
 ) -> None:
@@ -237,15 +258,18 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
 
     if (text is None) == (file is None):
         raise click.UsageError("Give either the text of one command, or --file.")
-    if file is not None and (pairs or params or key is not None or idempotent):
-        raise click.UsageError("-p, --params, --key and --idempotent belong to one command, and not to a file.")
+    options = {"key": key, "when": when, "id": command_id, "idempotent": idempotent or None}
+    if file is not None and (pairs or params or any(value is not None for value in options.values())):
+        raise click.UsageError(
+            "-p, --params, --key, --when, --id and --idempotent belong to one command, not to a file."
+        )
     settings, wanted = settings_for(state_dir), commands.Wanted(wait, timeout)
     told: commands.Told | commands.ToldOfMany
     if file is not None:
         with progress(quiet=as_json) as show:
             told = commands.many(settings, file, wanted, show)
     else:
-        told = commands.one(settings, text or "", pairs, params, key, wanted, idempotent=idempotent)
+        told = commands.one(settings, text or "", pairs, params, wanted, options)
     if as_json:
         print_json(told.as_json())
     else:
@@ -269,6 +293,7 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
     show_default=True,
     help="How rows are printed; json is a list of objects.",
 )
+@stream_option
 @state_dir_option
 @json_option
 def enqueue_query(
@@ -305,6 +330,7 @@ def enqueue_query(
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@stream_option
 @state_dir_option
 @json_option
 def worker(*, replica: int, options: tuple[str, ...], state_dir: Path, as_json: bool) -> None:
@@ -346,13 +372,6 @@ def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: boo
         raise click.exceptions.Exit(1)
 
 
-main.add_command(keys)
-main.add_command(claims)
-main.add_command(snapshot)
-main.add_command(explain_command)
-main.add_command(log)
-
-
 def _status(stack: Stack) -> dict[str, object]:
     return {"servers": [asdict(row) for row in stack.status()]}
 
@@ -385,10 +404,6 @@ def _print_environment(stack: Stack, replica: int) -> None:
 def _end(_signal: int, _frame: object) -> NoReturn:
     """Leave through the same door as Ctrl-C, so that half-started servers are stopped."""
     raise KeyboardInterrupt
-
-
-main.add_command(delayed)
-main.add_command(cancel_query)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,18 @@ module that reads the environment; every other one is handed a value.
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SecurityProtocol: TypeAlias = Literal["PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL"]
 
@@ -32,6 +37,12 @@ class Settings(BaseSettings):
         "queries",
         alias="QUERY_GROUP_ID",
         description="The group that all query servers share, so that each request is answered once.",
+    )
+    stream: str = Field(
+        "",
+        alias="STREAM",
+        pattern=r"^([a-z0-9][a-z0-9_-]{0,63})?$",
+        description="Which of several logical databases on one Kafka: put before its topics and groups, `orders.`.",
     )
     username: str | None = Field(None, alias="B_USERNAME", description="SASL user; switches SASL on.")
     password: str | None = Field(None, alias="B_PASSWORD", description="SASL password.", repr=False)
@@ -130,7 +141,7 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None,
         alias="REDIS_URL",
-        description="Where results of ordinary actors, and keys of unique and limited ones, are kept.",
+        description="Where results of ordinary actors, kept answers, and keys of unique and limited actors lie.",
     )
     query_timeout_s: float = Field(
         30.0, alias="QUERY_TIMEOUT_S", gt=0, description="Longest run of one query, seconds."
@@ -256,9 +267,26 @@ class Settings(BaseSettings):
         }
         return {name: str(value) for name, value in given.items() if value is not None}
 
+    @field_validator("group_id", "query_group_id")
+    @classmethod
+    def _groups_are_names(cls, value: str) -> str:
+        """A slash is what tells a stream's groups, and what a replica holds, from a name."""
+        if "/" in value:
+            raise ValueError(f"{value!r}: a replica's name, or a group's, has no slash")
+        return value
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every topic name: of two streams no topic is the same."""
+        return f"{self.topic_prefix}{self.stream}." if self.stream else self.topic_prefix
+
     def topic(self, name: str) -> str:
         """The full name of the topic *name*: with the prefix."""
-        return f"{self.topic_prefix}{name}"
+        return f"{self.prefix}{name}"
+
+    def group(self, name: str) -> str:
+        """The consumer group of the replica *name*, or of all queries: of two streams no group is the same."""
+        return f"{self.stream}/{name}" if self.stream else name
 
     @property
     def allowed_reply_topics(self) -> frozenset[str]:
@@ -278,6 +306,20 @@ class Settings(BaseSettings):
                 "sasl.password": self.password,
             }
         return config
+
+
+@contextmanager
+def stream_chosen(name: str | None) -> Iterator[None]:
+    """Settings that are read meanwhile are those of the stream *name*, whatever the environment says; None: it says."""
+    before = os.environ.get("STREAM")
+    if name is not None:
+        os.environ["STREAM"] = name
+    try:
+        yield
+    finally:
+        if name is not None:
+            os.environ.pop("STREAM")
+            os.environ.update({} if before is None else {"STREAM": before})
 
 
 @lru_cache(maxsize=1)

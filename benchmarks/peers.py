@@ -170,7 +170,8 @@ def kafka_broker(address: str) -> Peer:
     """Ours."""
     from brokers import KafkaBroker  # noqa: PLC0415 - as above
 
-    return Dramatiq(KafkaBroker(address, prefix=f"bench-{os.environ['BENCH_RUN']}-"))
+    run = f"bench-{os.environ['BENCH_RUN']}"
+    return Dramatiq(KafkaBroker(address, prefix=f"{run}-", group_id=run))  # no member of another run's group is missed
 
 
 def stub_broker(address: str) -> Peer:

@@ -14,19 +14,21 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from brokers.offsets import AckTracker
 from brokers.suspects import Alone
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import Any  # noqa: TC004 - a struct that nobody decodes needs no types at run time
 
-    import dramatiq
+    import dramatiq  # noqa: TC004 - as above
 
     from brokers.crashes import Watch
-    from brokers.keyed import Lane
-    from brokers.records import Outgoing, Record
+    from brokers.keyed import Lane  # noqa: TC004 - as above
+    from brokers.records import Outgoing, Record  # noqa: TC004 - as above
     from brokers.topics import Queue, TopicSpec
 
     #: A record to be sent, and how its topic has to be.
@@ -104,8 +106,7 @@ class Assignment:
         return f"{self.topic}/{self.partition}"
 
 
-@dataclass(eq=False, slots=True)
-class Unit:
+class Unit(msgspec.Struct, eq=False):
     """What is handed out once and ends as one: a record, or consecutive records of an ordered queue.
 
     A record that is handed out again is another unit, so that a late ack of the first changes nothing.
@@ -295,7 +296,7 @@ class Buffer:
 
     def take(self, limit: int, timeout_s: float) -> Unit | None:
         """The next unit, or none within *timeout_s*: *limit* units are out already, or the queue is paused."""
-        deadline = time.monotonic() + timeout_s
+        deadline = None
         with self.changed:
             while self.stopped is None:
                 full = len(self._out) >= limit
@@ -304,12 +305,14 @@ class Buffer:
                     unit.assignment.running.add(unit)
                     self._out.add(unit)
                     return unit
-                left = deadline - time.monotonic()
+                now = time.monotonic()
+                deadline = now + timeout_s if deadline is None else deadline
+                left = deadline - now
                 if left <= 0:
                     break
                 # A quarter of the limit at once: to be woken for every single one costs more than taking it.
                 self._room_at = limit - max(limit // 4, 1) if full else limit
-                self.changed.wait(min(left, self.due_in(time.monotonic())))
+                self.changed.wait(min(left, self.due_in(now)))
         return None
 
     def _next_or_suspect(self) -> Unit | None:
@@ -317,9 +320,9 @@ class Buffer:
         if unit is not None:
             unit.assignment.wait_no_more(unit.records)
             return unit
-        return None if self.alone.taken else self._next(time.monotonic())
+        return None if self.alone.taken else self._next()
 
-    def _next(self, now: float) -> Unit | None:
+    def _next(self) -> Unit | None:
         raise NotImplementedError
 
     def due_in(self, now: float) -> float:
@@ -341,14 +344,15 @@ class Buffer:
     def finish(self, unit: Unit) -> None:
         """*unit* is done, for good.  What was done for a former assignment is remembered too: done is done."""
         with self.changed:
-            if unit in unit.assignment.running:
+            assignment = unit.assignment
+            if unit in assignment.running:
                 for record in unit.records:
-                    unit.assignment.tracker.done(record.offset)
-                    if unit.assignment.watch is not None:
-                        unit.assignment.watch.ended(record.offset)
+                    assignment.tracker.done(record.offset)
+                    if assignment.watch is not None:
+                        assignment.watch.ended(record.offset)
             if self._end(unit):
                 self._finished(unit)
-            if len(self._out) <= self._room_at or not unit.assignment.running:
+            if len(self._out) <= self._room_at or not assignment.running:
                 self.changed.notify_all()
 
     def hold(self, unit: Unit, reason: str, retry_after_s: float | None = None) -> None:
@@ -399,11 +403,12 @@ class Buffer:
 
     def _end(self, unit: Unit) -> bool:
         """*unit* comes back, once; true when that still means something."""
-        counts = unit in unit.assignment.running and unit.assignment.alive
-        unit.assignment.running.discard(unit)
+        assignment = unit.assignment
+        counts = unit in assignment.running and assignment.alive
+        assignment.running.discard(unit)
         self._out.discard(unit)
         if unit.lane is not None:
-            self._leave_lane(unit, expected=counts and unit.assignment.handing_out)
+            self._leave_lane(unit, expected=counts and assignment.handing_out)
         return counts
 
     def _leave_lane(self, unit: Unit, *, expected: bool) -> None:

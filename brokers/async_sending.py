@@ -39,9 +39,9 @@ class AsyncPending(Pending):
         self.arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._notes = notes
 
-    def report(self, error: KafkaError | None, message: KafkaMessage | None) -> None:
+    def __call__(self, error: KafkaError | None, message: KafkaMessage | None) -> None:
         """The client's delivery report, in a thread of the client."""
-        super().report(error, message)
+        super().__call__(error, message)
         self._notes.leave(self)
 
 

@@ -204,7 +204,7 @@ class BatchReader(Reader):
         return members
 
     def _message_of(self, unit: Unit) -> dramatiq.Message[Any]:
-        message, _ = self._read(unit.records[0])
+        message = self._read(unit.records[0])
         message.options.pop("eta", None)  # Dramatiq would keep the whole batch for it
         return message
 

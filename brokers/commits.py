@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("brokers.consumer")
 
 #: Least and longest pause between two commits, in seconds, and how many times as long as a commit took it is.  A kill
-#: repeats what ended since the last commit, so they follow each other closely, and take a twentieth of the time.
+#: repeats what ended since the last commit, so they follow each other closely, and take a fortieth of the time.
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.1
-PAUSE_PER_COMMIT = 20
+PAUSE_PER_COMMIT = 40
 
 #: Seconds after a commit in which another one is likely.
 LIVELY_S = 0.05
@@ -70,12 +70,16 @@ class Commits:
         """Whether work ends just now, so that the next commit should not have to wait."""
         return time.monotonic() - self._told_at < LIVELY_S
 
+    def due_in(self) -> float:
+        """Seconds until the next commit may be sent; what arrives meanwhile ends a poll earlier."""
+        return self._asked_at + self._pause_s - time.monotonic()
+
     def send(self, client: Client, assignments: Collection[Assignment]) -> None:
         """Commit what is news, unless it is too early for another commit."""
         now = time.monotonic()
         if now - self._asked_at < (ANSWER_S if self._asked else self._every_s(assignments)):
             return
-        self._asked_at = now
+        self._asked_at, began = now, time.thread_time()
         self._asked = news_of(assignments)
         if not self._asked:
             return
@@ -83,8 +87,9 @@ class Commits:
             client.commit(offsets=offsets_of(self._asked), asynchronous=True)
         except KafkaException as exc:
             self.answered(exc.args[0], [])
-        self._told_at = time.monotonic()
-        pause_s = PAUSE_PER_COMMIT * (self._told_at - now)
+        self._told_at = now
+        # Its own work: time in which other threads had the interpreter is no reason to commit less often.
+        pause_s = PAUSE_PER_COMMIT * (time.thread_time() - began)
         self._pause_s = min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
 
     def _every_s(self, assignments: Iterable[Assignment]) -> float:

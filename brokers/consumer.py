@@ -271,7 +271,7 @@ class GroupConsumer:
 
     def _patience(self) -> float:
         if self.commits.lively:
-            return LIVELY_POLL_S
+            return max(self.commits.due_in(), LIVELY_POLL_S)
         soon = any(a.running or (a.paused and a.blocked is None) for a in self._assignments.values())
         return BUSY_POLL_S if soon or self._suspects.busy or self.commits.hurry(self._assignments.values()) else POLL_S
 
@@ -296,12 +296,13 @@ class GroupConsumer:
     def _receive(self, messages: list[KafkaMessage]) -> None:
         fresh: dict[Assignment, list[Record]] = defaultdict(list)
         for message in messages:
-            assignment = self._assignments.get((message.topic() or "", message.partition() or 0))
+            place = message.topic() or "", message.partition() or 0
+            assignment = self._assignments.get(place)
             error = message.error()
             if error is not None:
                 self._note_error(message, error, assignment)
             elif assignment is not None and not assignment.paused:  # else fetched before a rebalance or a seek
-                record = received(message)
+                record = received(message, place)
                 if assignment.tracker.begin(record.offset) and not self.commits.ended_before(assignment, record):
                     fresh[assignment].append(record)
         for assignment, records in fresh.items():

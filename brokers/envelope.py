@@ -58,7 +58,8 @@ class Envelope:
         """
         self._sending_encoder()
         record = records.encode(message, topic.name)
-        if len(record.value or b"") > self._limit(topic) // 2 and record.size > self._limit(topic):
+        limit = self._limit(topic)
+        if len(record.value or b"") > limit // 2 and record.size > limit:
             record = self._claimed(message, record, topic, 0 if eta_ms is None else eta_ms / 1000 - time.time())
         return record if self.signing is None else self.signing.sign(record, eta_ms)
 

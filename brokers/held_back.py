@@ -51,6 +51,9 @@ class HeldBack:
         """No more can be held back."""
         return len(self._units) >= HELD_BACK
 
+    def __bool__(self) -> bool:
+        return bool(self._units)
+
     def put(self, unit: Unit, due: float) -> None:
         """Hold *unit*, which has its message, back until *due*."""
         heappush(self._units, (due, next(self._count), unit))

@@ -14,6 +14,9 @@ from dramatiq.middleware import Middleware
 if TYPE_CHECKING:
     from dramatiq import Broker
 
+    #: The middleware that acts at one hook, in order.
+    Acting = tuple[Any, ...]
+
 
 class Hooks:
     """The middleware of one broker, by hook.  Any thread.
@@ -24,9 +27,9 @@ class Hooks:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._known: tuple[list[Any], dict[str, tuple[Any, ...]]] = ([], {})
+        self._known: tuple[list[Any], dict[str, Acting]] = ([], {})
 
-    def of(self, hook: str) -> tuple[Any, ...]:
+    def of(self, hook: str) -> Acting:
         """The middleware whose *hook* (``before_ack``) does anything, in order."""
         seen, by_hook = self._known
         if seen != self._broker.middleware:  # compares identities, and costs a tenth of a microsecond

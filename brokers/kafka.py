@@ -5,32 +5,28 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import dramatiq
 from dramatiq.common import q_name
 from dramatiq.errors import ActorNotFound, QueueNotFound
-from dramatiq.middleware import MiddlewareError, SkipMessage, default_middleware
+from dramatiq.middleware import default_middleware
 
-from brokers import clients, unstored
+from brokers import clients
 from brokers.async_sending import AsyncSending
-from brokers.batches import BatchProxy
 from brokers.bounds import bounds, end_of
 from brokers.clients import Health, base_config
 from brokers.control import Control
 from brokers.declarations import schedule_of_actor
 from brokers.declaring import QUEUE_OPTIONS, agree, fit, refuse_taken
 from brokers.delays import delayed_topic
+from brokers.emitting import EmittingBroker
 from brokers.envelope import Envelope
 from brokers.errors import WrongTopic
 from brokers.groups import Groups
-from brokers.hooks import Hooks
 from brokers.later import Later
 from brokers.letterbox import DeadLetters, dead_letters
 from brokers.orders import control_topic
 from brokers.producer import Delivery, Producer
-from brokers.reader import KafkaMessageProxy, Reader
 from brokers.reading import Reading
 from brokers.running import interruptible
 from brokers.sending import Sending
@@ -46,11 +42,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from contextlib import AbstractContextManager
 
+    import dramatiq
     from dramatiq.middleware import Middleware
 
     from brokers.assignment import Blocked
     from brokers.bounds import Place
     from brokers.periodic import Schedule
+    from brokers.reader import Reader
     from brokers.records import Outgoing
     from brokers.topics import Decode, Ready, Refused, Start
     from brokers.waiting import Progress, Waiting
@@ -59,7 +57,7 @@ if TYPE_CHECKING:
 DELIVERY_TIMEOUT_S = 8.0
 
 
-class KafkaBroker(dramatiq.Broker):
+class KafkaBroker(EmittingBroker):
     """A Dramatiq broker on Apache Kafka.
 
     Constructing it does no I/O; clients are made at first use, and anew in a forked child.  A queue ``q`` is the topic
@@ -115,14 +113,12 @@ class KafkaBroker(dramatiq.Broker):
         **client: Any,
     ) -> None:
         clients.refuse_gevent()
-        super().__init__([m() for m in default_middleware] if middleware is None else list(middleware))
+        super().__init__([m() for m in default_middleware] if middleware is None else middleware)
         self.prefix = prefix
         self.delayed_topic = delayed_topic(prefix)
         self.control_topic = control_topic(prefix)
         self.group_id = group_id
         self.envelope = envelope or Envelope()
-        self._hooks = Hooks(self)
-        self._emit_after = partial(unstored.emit_after, self, self._hooks)
         self.actor_options |= QUEUE_OPTIONS | {"periodic"}
         self._settings = {"bootstrap.servers": bootstrap_servers} | {k.replace("_", "."): v for k, v in client.items()}
         self._protocol = group_protocol
@@ -284,61 +280,6 @@ class KafkaBroker(dramatiq.Broker):
     def publish(self, record: Outgoing, spec: TopicSpec) -> Delivery:
         """Put a record that is no message on a topic of any kind, confirmed; raises as `enqueue` does."""
         return self._sending.record(record, spec)
-
-    # Middleware.
-
-    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        """As Dramatiq's.  A message that was recalled before it began is seen by no middleware, and does not run.
-
-        Of a batch middleware sees each message for itself.
-        """
-        first = args[0] if args else None
-        if isinstance(first, KafkaMessageProxy):
-            try:
-                if signal == "process_message":
-                    self._station.begin(first)
-                if self._hooks.of(f"before_{signal}"):
-                    self._emit(self._emit_before, first, signal, *args, **kwargs)
-            except SkipMessage as exc:
-                self._station.skipped[type(exc).__name__] += 1
-                raise
-        elif isinstance(first, BatchProxy):
-            first.before(signal, self.emit_before)
-        else:
-            if signal == "worker_boot" and first is not None:
-                self._reading.note_worker(first)
-            self._emit_before(signal, *args, **kwargs)
-
-    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        """As Dramatiq's; see `emit_before`."""
-        first = args[0] if args else None
-        if isinstance(first, KafkaMessageProxy):
-            if signal in {"process_message", "skip_message"}:
-                self._station.running.end()
-            if self._hooks.of(f"after_{signal}"):
-                self._emit(self._emit_after, first, signal, *args, **kwargs)
-        elif isinstance(first, BatchProxy):
-            first.after(signal, self.emit_after, **kwargs)
-        else:
-            self._emit_after(signal, *args, **kwargs)
-
-    def _emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        hook = f"before_{signal}"
-        for middleware in self._hooks.of(hook):
-            try:
-                getattr(middleware, hook)(self, *args, **kwargs)
-            except MiddlewareError:
-                raise
-            except Exception:
-                self.logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
-
-    def _emit(self, emit: Callable[..., None], message: KafkaMessageProxy, *args: Any, **kwargs: Any) -> None:
-        if not message.recalled:
-            outer, self._sending.served = self._sending.served, message
-            try:
-                emit(*args, **kwargs)
-            finally:
-                self._sending.served = outer
 
     # Reading.
 

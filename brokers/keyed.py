@@ -98,10 +98,10 @@ class KeyedBuffer(ParallelBuffer):
 
     # What may be handed out.
 
-    def _next(self, now: float) -> Unit | None:
+    def _next(self) -> Unit | None:
         if self._holds:
-            self._end_holds(now)
-        unit = super()._next(now)
+            self._end_holds(time.monotonic())
+        unit = super()._next()
         if unit is not None and unit.lane is not None:
             unit.lane.head = unit
         return unit

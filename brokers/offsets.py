@@ -154,7 +154,10 @@ class AckTracker:
 
     def __init__(self, base: int, runs: list[Run] | None = None) -> None:
         self._lock = threading.Lock()
-        self._unfinished: set[int] = set()
+        # The unfinished offsets.  Most of them are above all that is finished, in the order of the log: thousands that
+        # wait, which a commit need not look at.  Those between finished ones are few.
+        self._between: set[int] = set()
+        self._above: deque[int] = deque()
         self._former: deque[Run] = deque(runs or ())  # finished by an earlier owner, not delivered yet
         self._next = base  # one above the last offset that Kafka delivered
         self._highest_done = base - 1
@@ -172,10 +175,16 @@ class AckTracker:
             self._next = offset + 1
             self._snapshot = None
             if self._was_finished(offset):
-                self._highest_done = offset
+                self._pass(offset)
                 return False
-            self._unfinished.add(offset)
+            self._above.append(offset)
             return True
+
+    def _pass(self, offset: int) -> None:
+        """*offset* is finished: what is unfinished below lies between finished ones."""
+        while self._above and self._above[0] < offset:
+            self._between.add(self._above.popleft())
+        self._highest_done = max(self._highest_done, offset)
 
     def _was_finished(self, offset: int) -> bool:
         while self._former and self._former[0].end <= offset:
@@ -185,18 +194,26 @@ class AckTracker:
     def done(self, offset: int) -> bool:
         """Mark *offset* finished.  False when it was before, or is unknown: then nothing has changed."""
         with self._lock:
-            if offset not in self._unfinished:
+            if offset in self._between:
+                self._between.remove(offset)
+            elif self._is_above(offset):
+                self._pass(offset)
+                self._above.popleft()
+            else:
                 return False
-            self._unfinished.remove(offset)
-            self._highest_done = max(self._highest_done, offset)
             self._snapshot = None
             return True
+
+    def _is_above(self, offset: int) -> bool:
+        if self._above and self._above[0] == offset:
+            return True
+        return offset in self._above  # work ends nearly in order: it is among the first
 
     def undone(self, offset: int) -> None:
         """Take back `done`, of an offset that no confirmed commit has called finished."""
         with self._lock:
             if offset < self._next:  # else it is read again from elsewhere
-                self._unfinished.add(offset)
+                self._between.add(offset)
                 self._snapshot = None
 
     def reached(self, offset: int) -> None:
@@ -222,19 +239,21 @@ class AckTracker:
     def unfinished(self) -> int:
         """How many delivered records are not finished."""
         with self._lock:
-            return len(self._unfinished)
+            return len(self._between) + len(self._above)
 
     def snapshot(self) -> Commit:
         """Offset and map, taken at one moment."""
         with self._lock:
             if self._snapshot is None:
-                base = min(self._unfinished, default=self._next)
+                base = self._base()
                 self._snapshot = Commit(base, encode(base, self._runs(base)))
             return self._snapshot
 
+    def _base(self) -> int:
+        return min(self._between, default=self._above[0] if self._above else self._next)
+
     def _runs(self, base: int) -> list[Run]:
-        below = sorted(offset for offset in self._unfinished if offset <= self._highest_done)
-        edges = [*below, self._highest_done + 1]
+        edges = [*sorted(self._between), self._highest_done + 1]
         runs = [Run(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
         ahead = [Run(max(start, self._next), end) for start, end in self._former if end > max(self._next, base)]
         return union(runs, ahead)
@@ -242,7 +261,7 @@ class AckTracker:
     def finished(self) -> list[Run]:
         """All that this tracker knows to be finished, from offset 0 on."""
         with self._lock:
-            base = min(self._unfinished, default=self._next)
+            base = self._base()
             return union([Run(0, base)] if base else [], self._runs(base))
 
     def to_commit(self) -> Commit | None:

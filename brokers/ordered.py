@@ -122,11 +122,11 @@ class OrderedBuffer(Buffer):
             if unit in unit.assignment.running and unit.assignment.handing_out:
                 self._wait_again(unit.assignment, rest)
 
-    def _next(self, now: float) -> Unit | None:
+    def _next(self) -> Unit | None:
         assignment = self._of
         if assignment is None or not (assignment.started and assignment.handing_out and assignment.alive):
             return None
-        if self._out or now < self._not_before or not self._waiting:
+        if self._out or not self._waiting or time.monotonic() < self._not_before:
             return None
         records = self._first_records()
         assignment.wait_no_more(records)

@@ -101,24 +101,28 @@ class ParallelBuffer(Buffer):
         self._held_back.drop(assignment)
         assignment.waiting = assignment.waiting_bytes = 0
 
-    def _next(self, now: float) -> Unit | None:
-        if self._held and self._held[0][0] <= now:  # with a full map, too: it is what keeps the map from shrinking
-            _, unit = self._held.popleft()
+    def _next(self) -> Unit | None:
+        unit = self._kept() if self._held or self._held_back else None
+        if unit is not None:
             unit.assignment.wait_no_more(unit.records)
             return unit
-        held_back = self._held_back.take(now)
-        if held_back is not None:
-            held_back.assignment.wait_no_more(held_back.records)
-            return held_back
         while self._ready:
             unit = self._ready.popleft()
             if self._steps_behind(unit):
                 continue
-            if not unit.assignment.map_full or unit.records[0].offset <= unit.assignment.map_end:
-                unit.assignment.wait_no_more(unit.records)
+            assignment = unit.assignment
+            if not assignment.map_full or unit.records[0].offset <= assignment.map_end:
+                assignment.wait_no_more(unit.records)
                 return unit
             self._set_aside.append(unit)
         return None
+
+    def _kept(self) -> Unit | None:
+        """What could not be handed out before, and is due."""
+        now = time.monotonic()
+        if self._held and self._held[0][0] <= now:  # with a full map, too: it is what keeps the map from shrinking
+            return self._held.popleft()[1]
+        return self._held_back.take(now)
 
     def _steps_behind(self, unit: Unit) -> bool:
         """Whether *unit* has to wait for another one, and is kept elsewhere; for subclasses."""

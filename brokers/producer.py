@@ -51,7 +51,7 @@ QUEUE_RECORDS = 100_000
 MESSAGE_BYTES = 4_000_000
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """Where a record is, as Kafka confirmed it."""
 
     topic: str
@@ -61,7 +61,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Pending:
-    """A record on its way."""
+    """A record on its way; called with what the client reports of it."""
 
     __slots__ = ("_message", "_waiting", "answered", "attended", "error", "record")
 
@@ -73,7 +73,7 @@ class Pending:
         self._message: KafkaMessage | None = None
         self._waiting: SimpleQueue[None] | None = None
 
-    def report(self, error: KafkaError | None, message: KafkaMessage | None) -> None:
+    def __call__(self, error: KafkaError | None, message: KafkaMessage | None) -> None:
         """The client's delivery report."""
         self.error, self._message = error, message
         self.answered = True  # before the look at who waits, and after it there: one of the two sees the other
@@ -164,13 +164,13 @@ class Producer:
                 record.value,
                 record.key,
                 -1 if record.partition is None else record.partition,  # -1: the key decides
-                on_delivery=pending.report,
+                on_delivery=pending,
                 headers=cast("_Headers", record.headers),
             )
         except BufferError:
             return False
         except KafkaException as exc:
-            pending.report(exc.args[0], None)
+            pending(exc.args[0], None)
         return True
 
     def attend(self, pending: Pending) -> None:

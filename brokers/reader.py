@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from brokers.parallel import ParallelBuffer
     from brokers.priorities import Levels
     from brokers.records import Outgoing, Record
-    from brokers.topics import Queue, TopicSpec
+    from brokers.topics import Queue, Ready, TopicSpec
 
     #: Puts a record on a topic and returns when Kafka has it.
     Park = Callable[[Outgoing, TopicSpec], object]
@@ -164,7 +164,8 @@ class Reader(dramatiq.Consumer):
         return None
 
     def _decoded(self, unit: Unit) -> KafkaMessageProxy | None:
-        if unit.condemned:
+        watch = unit.assignment.watch
+        if watch is not None and not watch.free and unit.condemned:
             self._reject(unit, "Crashed", suspects.reason(unit.records[0], unit.crashes))
             return None
         try:
@@ -177,7 +178,7 @@ class Reader(dramatiq.Consumer):
                 logger.warning("kafka_message_unreadable_now record=%s reason=%s", unit.records[0], exc)
             cast("ParallelBuffer | OrderedBuffer", unit.assignment.buffer).hold(unit, str(exc))
             return None
-        if self._held_back(unit, message):
+        if self._queue.ready is not None and self._held_back(unit, message, self._queue.ready):
             return None
         if unit.lane is not None:
             message.options.pop("eta", None)  # its place is its time: asleep, it would keep its key waiting
@@ -188,8 +189,8 @@ class Reader(dramatiq.Consumer):
             self._asleep = [one for one in self._asleep if one in one.assignment.running] + [unit]
         return KafkaMessageProxy(message, unit)
 
-    def _held_back(self, unit: Unit, message: dramatiq.Message[Any]) -> bool:
-        seconds = None if self._queue.ready is None else asked(self._queue.ready, message)
+    def _held_back(self, unit: Unit, message: dramatiq.Message[Any], ready: Ready) -> bool:
+        seconds = asked(ready, message)
         return seconds is not None and cast("ParallelBuffer", unit.assignment.buffer).hold_back(unit, message, seconds)
 
     def _reject(self, unit: Unit, error: str, reason: str) -> None:
@@ -201,10 +202,10 @@ class Reader(dramatiq.Consumer):
             raise KafkaError(f"cannot park {unit.records[0]}: {exc}") from exc
 
     def _message_of(self, unit: Unit) -> dramatiq.Message[Any]:
-        return self._batch(unit) if self._queue.batch is not None else self._read(unit.records[0])[0]
+        return self._batch(unit) if self._queue.batch is not None else self._read(unit.records[0])
 
-    def _read(self, record: Record) -> tuple[dramatiq.Message[Any], int]:
-        return read_message(record, self._queue, self._envelope)
+    def _read(self, record: Record) -> dramatiq.Message[Any]:
+        return read_message(record, self._queue, self._envelope)[0]
 
     def _batch(self, unit: Unit) -> dramatiq.Message[Any]:
         """One message that carries the messages of the batch.
@@ -216,8 +217,8 @@ class Reader(dramatiq.Consumer):
         size = 0
         try:
             for record in unit.records:
-                message, content = self._read(record)
-                size += content
+                message, content = read_message(record, self._queue, self._envelope)
+                size += content.size
                 if messages and (message.actor_name != messages[0].actor_name or size > BATCH_BYTES):
                     break
                 messages.append(RecordMessage(message, record))
@@ -249,7 +250,8 @@ class Reader(dramatiq.Consumer):
             Dramatiq calls again.
         """
         ours = _ours(message)
-        self._send_owed(ours)
+        if ours.owed or ours.unstored is not None:
+            self._send_owed(ours)
         error = ours.send_error
         if ours.retry is not None and (error is None or getattr(error, "retryable", False)):
             self._retry_in_place(ours, *ours.retry)
@@ -351,8 +353,8 @@ class Reader(dramatiq.Consumer):
             raise ParkingFailed(f"cannot park {record} on {spec.name!r}: {exc}") from exc
 
 
-def read_message(record: Record, queue: Queue, envelope: Envelope) -> tuple[dramatiq.Message[Any], int]:
-    """The message in *record*, and the bytes of its content.
+def read_message(record: Record, queue: Queue, envelope: Envelope) -> tuple[dramatiq.Message[Any], Record]:
+    """The message in *record*, and the record with its whole content.
 
     Raises:
       Undecodable: for good.
@@ -367,8 +369,8 @@ def read_message(record: Record, queue: Queue, envelope: Envelope) -> tuple[dram
             raise
         if not exc.same_everywhere:  # another replica may be able to read it, and they must not differ
             raise ReadLater(f"{type(exc).__name__}: {exc}") from exc
-        return queue.refused(record, queue.name, f"{type(exc).__name__}: {exc}"), record.size
-    return _decode(opened, queue, envelope), opened.size
+        return queue.refused(record, queue.name, f"{type(exc).__name__}: {exc}"), record
+    return _decode(opened, queue, envelope), opened
 
 
 def _decode(record: Record, queue: Queue, envelope: Envelope) -> dramatiq.Message[Any]:

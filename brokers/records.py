@@ -30,10 +30,11 @@ QUOTED = 80
 MOVING_OPTIONS = frozenset({"eta", "max_retries", "on_retry_exhausted", "retries", "retry_when"})
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record as Kafka delivered it.
 
-    A struct, as all that is made once a message: a frozen dataclass takes four times as long to make.
+    A struct, as all that is made once a message: a frozen dataclass takes four times as long to make.  Python's
+    collector of cycles passes it by, as there are none: looking for them costs a message a fifth of its time.
     """
 
     topic: str
@@ -57,7 +58,7 @@ class Record(msgspec.Struct, frozen=True):
         return f"{self.topic}/{self.partition}@{self.offset}"
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """One record to be produced.  No *partition*: the key decides."""
 
     topic: str
@@ -92,21 +93,12 @@ class _Wire(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Wire)
 
 
-def received(message: KafkaMessage) -> Record:
-    """What confluent-kafka delivered, as a value of our own."""
-    return Record(
-        topic=message.topic() or "",
-        partition=message.partition() or 0,
-        offset=message.offset() or 0,
-        timestamp_ms=message.timestamp()[1],
-        key=_as_bytes(message.key()),
-        value=_as_bytes(message.value()),
-        headers={name: value or b"" for name, value in cast("_Headers", message.headers() or ())},
-    )
-
-
-def _as_bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
+def received(message: KafkaMessage, place: tuple[str, int] | None = None) -> Record:
+    """What confluent-kafka delivered, as a value of our own; *place*: its topic and partition, where they are known."""
+    topic, partition = place or (message.topic() or "", message.partition() or 0)
+    key, value = message.key(), message.value()
+    headers = {name: content or b"" for name, content in cast("_Headers", message.headers() or ())}
+    return Record(topic, partition, message.offset() or 0, message.timestamp()[1], key, value, headers)
 
 
 def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:
@@ -125,24 +117,14 @@ def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:
         "attempt": _text(str(int(options["retries"]) + 1)) if options.get("retries") else b"1",
     }
     key = message_id if options.get("key") is None else _text(_key(message))
-    return Outgoing(topic=topic, key=key, value=_encoded(message), headers=headers)
+    return Outgoing(topic, _encoded(message), key, headers)
 
 
 def _encoded(message: dramatiq.Message[Any]) -> bytes:
     """As the message encodes itself, in a fifth of the time where it is plain."""
     if type(message) is dramatiq.Message and type(get_encoder()) is JSONEncoder and _is_plain(message):
         try:
-            return _plain_encoder.encode(
-                _Wire(
-                    message.queue_name,
-                    message.actor_name,
-                    message.args,  # type: ignore[arg-type]  # the same in JSON
-                    message.kwargs,
-                    message.options,
-                    message.message_id,
-                    message.message_timestamp,
-                )
-            )
+            return _plain_encoder.encode(message)  # its fields, in order
         except (OverflowError, UnicodeEncodeError):  # a number above 64 bits, a lone surrogate: Python's JSON has them
             pass
     return message.encode()
@@ -155,8 +137,10 @@ _plain_encoder = msgspec.json.Encoder()
 
 
 def _is_plain(message: dramatiq.Message[Any]) -> bool:
-    values = (*message.args, *message.kwargs.values(), *message.options.values())
-    return all(type(value) in _PLAIN for value in values)
+    args, kwargs, options = message.args, message.kwargs, message.options
+    if not (args or kwargs or options):
+        return True
+    return _PLAIN.issuperset(map(type, (*args, *kwargs.values(), *options.values())))
 
 
 def _key(message: dramatiq.Message[Any]) -> str:

@@ -41,13 +41,12 @@ RETRY_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to read: a partition, from its end (none is set), its start, an offset, or the first record of a time."""
+    """Where to read: a partition, from its end (none is set), its start, or the first record of a time."""
 
     topic: str
     partition: int = 0
     from_start: bool = False
     since_ms: int | None = None
-    offset: int | None = None
 
 
 class TopicReader:
@@ -100,7 +99,7 @@ class TopicReader:
         """Where to begin, and where the log ends now."""
         tp = TopicPartition(place.topic, place.partition)
         first, end = self._client.get_watermark_offsets(tp, timeout=self._timeout_s, cached=False)
-        tp.offset = first if place.from_start else end if place.offset is None else place.offset
+        tp.offset = first if place.from_start else end
         if place.since_ms is not None:
             at = TopicPartition(place.topic, place.partition, max(place.since_ms, 0))
             [found] = self._client.offsets_for_times([at], timeout=self._timeout_s)

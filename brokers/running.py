@@ -11,9 +11,9 @@ import ctypes
 import functools
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from dramatiq.middleware.threading import raise_thread_exception
 
 from brokers.delays import now_ms
@@ -21,17 +21,17 @@ from brokers.errors import Abort
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    # A struct that nobody decodes needs no types at run time: hence the two exceptions.
+    from collections.abc import Callable, Iterator  # noqa: TC004
 
     import dramatiq
 
-    from brokers.reader import KafkaMessageProxy
+    from brokers.reader import KafkaMessageProxy  # noqa: TC004
 
 R = TypeVar("R")
 
 
-@dataclass(eq=False, slots=True)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """A message that runs, in which thread, and since when (milliseconds of the wall clock)."""
 
     message: KafkaMessageProxy
@@ -43,7 +43,7 @@ class Job:
     #: What interrupts it just now, instead of an exception.
     stop: Callable[[], None] | None = None
     #: For the two above.  One for all jobs would make the threads of a worker wait for each other at every message.
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
 
 class Running:
@@ -88,7 +88,10 @@ class Running:
             return fn(*args, **kwargs)
         try:
             try:
-                _enter(job)
+                with job.lock:
+                    job.inside = True
+                    if job.aborted:
+                        raise Abort
                 return fn(*args, **kwargs)
             finally:
                 _leave(job)
@@ -117,13 +120,6 @@ class Running:
         finally:
             with job.lock:
                 job.stop = None
-
-
-def _enter(job: Job) -> None:
-    with job.lock:
-        job.inside = True
-        if job.aborted:
-            raise Abort
 
 
 def _leave(job: Job) -> None:

@@ -6,18 +6,21 @@ import logging
 import threading
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+import msgspec
 
 from brokers import delays, replays
 from brokers.errors import DelayRefused, Duplicate
 from brokers.priorities import level_for
 from brokers.producer import Pending
+from brokers.topics import TopicSpec
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import dramatiq
     from dramatiq.errors import ActorNotFound
 
     from brokers.assignment import Forward
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from brokers.producer import Delivery, Producer
     from brokers.reader import KafkaMessageProxy
     from brokers.records import Outgoing
-    from brokers.topics import TopicSpec
 
 logger = logging.getLogger("brokers.kafka")
 
@@ -34,7 +36,7 @@ logger = logging.getLogger("brokers.kafka")
 POSTED_TOGETHER = 500
 
 
-class Posted(NamedTuple):
+class Posted(msgspec.Struct, frozen=True, gc=False):
     """A message on its way to Kafka, or about to be."""
 
     message: dramatiq.Message[Any]
@@ -92,19 +94,23 @@ class Sending(threading.local):
 
     def message(self, message: dramatiq.Message[Any], delay: int | None) -> None:
         """See `KafkaBroker.enqueue`."""
-        if self.served is not None and self.served.keep_place(message, delay):
+        served = self.served
+        if served is not None and served.keep_place(message, delay):
             return
         try:
-            if self.served is not None and self.served.unit.forwards is not None and not self.served.ended:
-                self._hold_back(self.served.unit.forwards, message, delay)
+            if served is not None and served.unit.forwards is not None and not served.ended:
+                self._hold_back(served.unit.forwards, message, delay)
                 return
-            posted = self._prepare(message, delay)
-            if self._batch is None:
-                self._broker.producer.put(posted.pending)
-                self._confirm(posted)
-            elif self._batch.append(posted):
-                self._batch.put()
-                self._confirm_batch(self._batch, wait=False)
+            record, topic = self._made(message, delay)
+            posted = Posted(message, Pending(record), topic, delay)
+            batch = self._batch
+            if batch is None:
+                producer = self._broker.producer
+                producer.put(posted.pending)
+                self.settle(posted, producer.confirm)
+            elif batch.append(posted):
+                batch.put()
+                self._confirm_batch(batch, wait=False)
         except Exception as exc:
             if not self._taken_over(message, delay, exc):
                 self.failed(message, exc)
@@ -128,45 +134,43 @@ class Sending(threading.local):
         forwards.append(self._made(message, delay))
         self._broker.emit_after("enqueue", message, delay)
 
-    def _prepare(self, message: dramatiq.Message[Any], delay: int | None) -> Posted:
-        record, topic = self._made(message, delay)
-        return Posted(message, Pending(record), topic, delay)
-
     def _made(self, message: dramatiq.Message[Any], delay: int | None) -> Forward:
-        broker = self._broker
         topics = self.topics_for(message, delay)
+        ensure = self._broker.topics.ensure
         for topic in topics:
-            broker.topics.ensure(topic)
+            ensure(topic)
         return self.prepared(message, delay, topics), topics[-1]
 
     def topics_for(self, message: dramatiq.Message[Any], delay: int | None) -> tuple[TopicSpec, ...]:
         """The topics that *message* needs: its queue's, and, last, the one that it is put on."""
-        queue = level_for(self._broker.get_queue(message.queue_name), message)
-        late = delay is not None and delay > 0
-        if late and queue.ordered:
+        queue = self._broker.get_queue(message.queue_name)
+        if queue.max_priority is not None:
+            queue = level_for(queue, message)
+        if delay is None or delay <= 0:
+            return (queue.topic,)
+        if queue.ordered:
             raise DelayRefused(
                 f"message {message.message_id} asks for a delay of {delay} ms, and queue {queue.name!r} is ordered:"
                 " a message's place in it is its time"
             )
-        return (queue.topic, self._broker.delayed_topic) if late else (queue.topic,)
+        return (queue.topic, self._broker.delayed_topic)
 
     def prepared(self, message: dramatiq.Message[Any], delay: int | None, topics: tuple[TopicSpec, ...]) -> Outgoing:
         """The record for *message*, seen by middleware."""
-        self._broker.emit_before("enqueue", message, delay)
-        eta_ms = None if topics[-1] is topics[0] else delays.now_ms() + int(delay or 0)
-        record = self._broker.envelope.close(message, topics[0], eta_ms)
-        if self.served is not None and self.served.message_id == message.message_id:
-            record = replays.carried(record, self.served.record)
+        broker, served = self._broker, self.served
+        broker.emit_before("enqueue", message, delay)
+        eta_ms = None if len(topics) == 1 else delays.now_ms() + int(delay or 0)
+        record = broker.envelope.close(message, topics[0], eta_ms)
+        if served is not None and served.message_id == message.message_id:
+            record = replays.carried(record, served.record)
         return record if eta_ms is None else delays.delayed(record, eta_ms, topics[-1])
-
-    def _confirm(self, posted: Posted) -> None:
-        self.settle(posted, self._broker.producer.confirm)
 
     def settle(self, posted: Posted, ask: Callable[[Pending], Delivery]) -> None:
         """*posted* is sent, or was not; *ask* knows it."""
+        message = posted.message
         delivery = self._confirmed(posted.pending, posted.topic, ask)
-        object.__setattr__(posted.message, "delivery", delivery)  # the dataclass is frozen; this is no field of it
-        self._broker.emit_after("enqueue", posted.message, posted.delay)
+        message.__dict__["delivery"] = delivery  # the dataclass is frozen; this is no field of it
+        self._broker.emit_after("enqueue", message, posted.delay)
 
     def _confirmed(self, pending: Pending, topic: TopicSpec, ask: Callable[[Pending], Delivery]) -> Delivery:
         try:
@@ -223,9 +227,10 @@ class Sending(threading.local):
             )
 
     def _confirm_batch(self, batch: Batch, *, wait: bool) -> None:
+        confirm = self._broker.producer.confirm
         for posted in batch.answered(wait=wait):
             try:
-                self._confirm(posted)
+                self.settle(posted, confirm)
             except Exception as exc:  # noqa: BLE001 - the others still need their answer
                 if not self._taken_over(posted.message, posted.delay, exc):
                     self.failed(posted.message, exc)

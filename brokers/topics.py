@@ -190,9 +190,9 @@ class Topics:
           Unreachable: no server answers.
           WrongTopic: it is there, and not as needed; or it cannot be made.
         """
-        known = self._count(spec)
-        if known is not None:
-            return known
+        known = self._known.get(spec.name)
+        if known is not None and (known[0] is spec or known[0] == spec):
+            return known[1]
         with self._lock:
             found = self.partitions(spec.name)
             partitions = self._check(spec, self._create(spec) if found is None else found)
@@ -201,11 +201,8 @@ class Topics:
 
     def knows(self, spec: TopicSpec) -> bool:
         """Whether `ensure` answers without asking Kafka."""
-        return self._count(spec) is not None
-
-    def _count(self, spec: TopicSpec) -> int | None:
         known = self._known.get(spec.name)
-        return known[1] if known is not None and (known[0] is spec or known[0] == spec) else None
+        return known is not None and (known[0] is spec or known[0] == spec)
 
     def doubt(self, spec: TopicSpec) -> None:
         """Look *spec* up again before its next use: something went wrong there."""

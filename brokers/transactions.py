@@ -102,7 +102,6 @@ class Transactions(Commits):
         }
         self._producer: clients.Producer | None = None
         self._begun: clients.Producer | None = None  # not ready yet
-        self._unaborted = False  # the producer's last transaction failed, and Kafka has not been told
         self._doubted: tuple[Asked, list[Ending]] | None = None  # of a transaction whose end is unknown
         self._waiting: deque[Ending] = deque()
         self._room = threading.Condition()
@@ -257,10 +256,10 @@ class Transactions(Commits):
         try:
             producer.abort_transaction(STEP_S)
         except KafkaException as exc:
+            # The same call could go on where it was, but then the next `send_offsets_to_transaction` never returns when
+            # Kafka was away for so long, whatever its time-out (seen).
             logger.info("kafka_abort_failed group=%s text=%s", self._group_id, exc.args[0].str())
-            self._unaborted = exc.args[0].retriable()  # then the same call has to go on where it was
-            if not self._unaborted:
-                self._producer = None  # the next one of the same id aborts what is open
+            self._producer = None  # the next one of the same id aborts what is open
 
     def _ready(self, client: Client) -> clients.Producer:
         """A producer, with no transaction of ours open or in doubt."""
@@ -274,11 +273,6 @@ class Transactions(Commits):
                 raise
             self._resolve(client)
             self._producer, self._begun = self._begun, None
-        if self._unaborted:
-            self._unaborted = False
-            self._abort(self._producer)
-            if self._unaborted or self._producer is None:
-                raise Unreachable("a transaction cannot be aborted just now")
         if self._doubted is not None:
             asked, endings = self._doubted
             self._doubted = None

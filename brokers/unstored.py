@@ -19,24 +19,23 @@ from brokers.errors import ResultLost, ResultUnstored
 if TYPE_CHECKING:
     from dramatiq import Broker
 
-    from brokers.hooks import Hooks
+    from brokers.hooks import Acting
     from brokers.reader import KafkaMessageProxy
 
 logger = logging.getLogger("brokers.kafka")
 
-#: The signals after which the middleware stores a result, while the ack is still to come.
-STORING = frozenset({"process_message", "skip_message"})
+#: The hooks in which the middleware stores a result, while the ack is still to come.
+STORING = frozenset({"after_process_message", "after_skip_message"})
 
 
-def emit_after(broker: Broker, hooks: Hooks, signal: str, *args: Any, **kwargs: Any) -> None:
+def emit_after(broker: Broker, acting: Acting, hook: str, args: Any, kwargs: dict[str, Any]) -> None:
     """As Dramatiq's; what `Results` could not store for a message in flight is left with the message."""
-    hook = f"after_{signal}"
-    for middleware in reversed(hooks.of(hook)):
+    for middleware in reversed(acting):
         try:
             getattr(middleware, hook)(broker, *args, **kwargs)
         except Exception as exc:
             logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
-            if isinstance(middleware, Results) and signal in STORING:
+            if isinstance(middleware, Results) and hook in STORING:
                 _remember(args[0], middleware, partial(getattr(middleware, hook), broker, *args, **kwargs), exc)
 
 

@@ -13,7 +13,7 @@ from replica.statement import Statement
 
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ops.progress import Progress
     from replica.statement import Outcome
@@ -42,15 +42,20 @@ class Told:
     offset: int
     message_id: str
     applied_by: tuple[str, ...]
+    duplicate_of: int | None = None
     exit_code: ClassVar[int] = 0
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        return {"offset": self.offset, "message_id": self.message_id, "applied_by": list(self.applied_by)}
+        told = {"offset": self.offset, "message_id": self.message_id, "applied_by": list(self.applied_by)}
+        return told if self.duplicate_of is None else {**told, "duplicate_of": self.duplicate_of}
 
     def as_text(self) -> str:
         """For people."""
         applied = f", applied by {', '.join(self.applied_by)}" if self.applied_by else ""
+        if self.duplicate_of is not None:
+            by = ", ".join(self.applied_by)
+            return f"Command {self.offset} did nothing: {self.duplicate_of} with the same id was applied by {by}."
         return f"Command {self.offset} is in the log{applied}."
 
 
@@ -90,19 +95,21 @@ def one(
     text: str,
     pairs: Sequence[str],
     params: str | None,
-    key: str | None,
     wanted: Wanted,
-    *,
-    idempotent: bool = False,
+    options: Mapping[str, Any],
 ) -> Told:
-    """Send one command; raises what `run_command.send` and `Receipt.wait` raise, and `InputUnusable`."""
+    """Send one command, with those of the *options* that are not None.
+
+    Raises what `run_command.send_with_options` and `Receipt.wait` raise, and `InputUnusable`.
+    """
     statement = Statement(text, parameters.parse(pairs, params))
     with connected(settings) as app:
-        receipt = sending.send(app, statement, key, idempotent=idempotent)
+        receipt = sending.send(app, statement, options)
         found: dict[str, Outcome] = {}
         if who := wanted.replicas:
             found = receipt.wait(applied=who, timeout=wanted.timeout_s)
-        return Told(receipt.position(), receipt.message_id, tuple(sorted(found)))
+        first = next((outcome.duplicate_of for outcome in found.values()), None)
+        return Told(receipt.position(), receipt.message_id, tuple(sorted(found)), first)
 
 
 def many(settings: Settings, file: BinaryIO, wanted: Wanted, progress: Progress) -> ToldOfMany:

@@ -41,6 +41,9 @@ EXIT_CODES = {
     "replica.errors.Halted": 4,
     "brokers.errors.ControlRefused": 4,
     "tasks.errors.OptionUnknown": 2,
+    "tasks.errors.StoreMissing": 2,
+    "tasks.errors.ResultUnknown": 2,
+    "tasks.errors.ResultExpired": 4,
     "tasks.errors.LevelRefused": 2,
     "tasks.errors.StaleRead": 3,
     "replica.errors.ValueNotEncodable": 2,
@@ -70,15 +73,23 @@ state_dir_option = click.option(
     help="Where the servers keep data, logs and ports.",
 )
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
-state_dir_option = click.option(
-    "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".stack"),
-    show_default=True,
-    help="Where the servers keep data, logs and ports.",
+def _choose_stream(ctx: click.Context, _option: click.Parameter, name: str | None) -> None:
+    from settings import stream_chosen  # noqa: PLC0415 - `--help` need not wait for it
+
+    ctx.with_resource(stream_chosen(name))
+
+
+#: For every command that talks of one log.
+stream_option = click.option(
+    "--stream",
+    metavar="NAME",
+    expose_value=False,
+    callback=_choose_stream,
+    help="Which of several logical databases; instead of STREAM.",
 )
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 class Command(click.Command):

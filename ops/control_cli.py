@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table
+from ops.console import Group, json_option, print_json, print_table, stream_option
 
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def control() -> None:
 @meaning
 @days_option
 @reason_option
+@stream_option
 @state_dir_option
 @json_option
 def revoke(
@@ -97,6 +98,7 @@ def revoke(
 @meaning
 @days_option
 @reason_option
+@stream_option
 @state_dir_option
 @json_option
 def abort(
@@ -118,6 +120,7 @@ def abort(
 
 @control.command()
 @meaning
+@stream_option
 @state_dir_option
 @json_option
 def unrevoke(*, message_id: str | None, actor: str | None, queue: str | None, state_dir: Path, as_json: bool) -> None:
@@ -134,6 +137,7 @@ def unrevoke(*, message_id: str | None, actor: str | None, queue: str | None, st
 @control.command()
 @click.argument("queue")
 @reason_option
+@stream_option
 @state_dir_option
 @json_option
 def pause(*, queue: str, reason: str, state_dir: Path, as_json: bool) -> None:
@@ -148,6 +152,7 @@ def pause(*, queue: str, reason: str, state_dir: Path, as_json: bool) -> None:
 
 @control.command()
 @click.argument("queue")
+@stream_option
 @state_dir_option
 @json_option
 def resume(*, queue: str, state_dir: Path, as_json: bool) -> None:
@@ -161,6 +166,7 @@ def resume(*, queue: str, state_dir: Path, as_json: bool) -> None:
 
 
 @control.command("list")
+@stream_option
 @state_dir_option
 @json_option
 def show(*, state_dir: Path, as_json: bool) -> None:
@@ -176,6 +182,7 @@ def show(*, state_dir: Path, as_json: bool) -> None:
 
 @control.command()
 @timeout_option
+@stream_option
 @state_dir_option
 @json_option
 def inspect(*, timeout: float, state_dir: Path, as_json: bool) -> None:
@@ -197,6 +204,7 @@ def inspect(*, timeout: float, state_dir: Path, as_json: bool) -> None:
 
 @control.command()
 @timeout_option
+@stream_option
 @state_dir_option
 @json_option
 def ping(*, timeout: float, state_dir: Path, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
 from ops.dead import Selection, described
 
 
@@ -48,6 +48,7 @@ def dead() -> None:
 @click.argument("queue", required=False)
 @filtered
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="So many, the oldest first.")
+@stream_option
 @state_dir_option
 @json_option
 def list_letters(*, queue: str | None, limit: int, state_dir: Path, as_json: bool, **filters: str | None) -> None:
@@ -76,6 +77,7 @@ def list_letters(*, queue: str | None, limit: int, state_dir: Path, as_json: boo
 @dead.command()
 @click.argument("queue")
 @click.argument("letter_id", metavar="PARTITION/OFFSET|MESSAGE_ID")
+@stream_option
 @state_dir_option
 @json_option
 def show(*, queue: str, letter_id: str, state_dir: Path, as_json: bool) -> None:
@@ -102,6 +104,7 @@ def show(*, queue: str, letter_id: str, state_dir: Path, as_json: bool) -> None:
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Letters a second, at most.")
 @click.option("--force", is_flag=True, help="Also those that were replayed three times and failed each time.")
 @dry_option
+@stream_option
 @state_dir_option
 @json_option
 def replay(
@@ -145,6 +148,7 @@ def replay(
 @filtered
 @limit_option
 @dry_option
+@stream_option
 @state_dir_option
 @json_option
 def purge(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
 
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def delayed() -> None:
 @click.option(
     "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Messages at most; soonest first."
 )
+@stream_option
 @state_dir_option
 @json_option
 def list_(*, queue: str | None, actor: str | None, limit: int, state_dir: Path, as_json: bool) -> None:
@@ -50,6 +51,7 @@ def list_(*, queue: str | None, actor: str | None, limit: int, state_dir: Path, 
 
 @delayed.command("show")
 @click.argument("message_id", metavar="ID")
+@stream_option
 @state_dir_option
 @json_option
 def show_(*, message_id: str, state_dir: Path, as_json: bool) -> None:
@@ -74,6 +76,7 @@ def show_(*, message_id: str, state_dir: Path, as_json: bool) -> None:
 @queue_option
 @actor_option
 @click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@stream_option
 @state_dir_option
 @json_option
 def cancel(

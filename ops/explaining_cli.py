@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 )
 @click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")
 @click.option("--idempotent", is_flag=True, help="Explain it as sent with --idempotent.")
+@click.option("--when", metavar="QUERY", help="Explain it with this condition.")
 @click.option("--check", is_flag=True, help="Let the replica's server compile it, too; nothing is run.")
 @click.option("--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack.")
 @state_dir_option
@@ -30,6 +31,7 @@ def explain_command(
     pairs: tuple[str, ...],
     params: str | None,
     idempotent: bool,
+    when: str | None,
     check: bool,
     replica: int,
     state_dir: Path,
@@ -45,7 +47,7 @@ def explain_command(
     from ops.connection import settings_for
 
     told = explaining.explained(
-        settings_for(state_dir, replica), text, pairs, params, check=check, idempotent=idempotent
+        settings_for(state_dir, replica), text, pairs, params, check=check, idempotent=idempotent, when=when
     )
     if as_json:
         print_json(told.as_json())

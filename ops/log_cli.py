@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Group, json_option, print_json, progress, state_dir_option
+from ops.console import Group, json_option, print_json, progress, state_dir_option, stream_option
 from ops.snapshot_cli import store_option
 
 
@@ -23,6 +23,7 @@ def log() -> None:
 @log.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and do nothing.")
 @store_option
+@stream_option
 @state_dir_option
 @json_option
 def truncate(*, dry_run: bool, store: str | None, state_dir: Path, as_json: bool) -> None:

@@ -113,13 +113,14 @@ def remove(app: App, name: str, *, force: bool) -> list[str]:
 
 def _forget_group(app: App, name: str) -> list[str]:
     admin = opened(AdminClient, app.broker.client_settings)
-    future = admin.delete_consumer_groups([name], request_timeout=ASK_S)[name]
+    group = app.settings.group(name)
+    future = admin.delete_consumer_groups([group], request_timeout=ASK_S)[group]
     try:
         future.result(ASK_S)
     except KafkaException as exc:
         if exc.args[0].code() == codes.UNKNOWN_GROUP:
             return []
-        return [f"consumer group {name}: {exc.args[0].str()}"]
+        return [f"consumer group {group}: {exc.args[0].str()}"]
     except TimeoutError:
-        return [f"consumer group {name}: Kafka does not answer within {ASK_S:g} s"]
+        return [f"consumer group {group}: Kafka does not answer within {ASK_S:g} s"]
     return []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
 
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def replica() -> None:
 
 
 @replica.command("list")
+@stream_option
 @state_dir_option
 @json_option
 def list_replicas(*, state_dir: Path, as_json: bool) -> None:
@@ -48,6 +49,7 @@ def list_replicas(*, state_dir: Path, as_json: bool) -> None:
 @replica.command()
 @click.argument("name")
 @reason_option
+@stream_option
 @state_dir_option
 @json_option
 def pause(*, name: str, reason: str, state_dir: Path, as_json: bool) -> None:
@@ -64,6 +66,7 @@ def pause(*, name: str, reason: str, state_dir: Path, as_json: bool) -> None:
 
 @replica.command()
 @click.argument("name")
+@stream_option
 @state_dir_option
 @json_option
 def resume(*, name: str, state_dir: Path, as_json: bool) -> None:
@@ -83,6 +86,7 @@ def resume(*, name: str, state_dir: Path, as_json: bool) -> None:
 @click.option("--reason", help="Why, for whoever reads it later.")
 @click.option("--lift", is_flag=True, help="End a quarantine without a repair; needs --force.")
 @click.option("--force", is_flag=True, help="With --lift: trust the graph as it is.")
+@stream_option
 @state_dir_option
 @json_option
 def quarantine(*, name: str, reason: str | None, lift: bool, force: bool, state_dir: Path, as_json: bool) -> None:
@@ -107,6 +111,7 @@ def quarantine(*, name: str, reason: str | None, lift: bool, force: bool, state_
 @replica.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Although a worker of it runs.")
+@stream_option
 @state_dir_option
 @json_option
 def remove(*, name: str, force: bool, state_dir: Path, as_json: bool) -> None:
@@ -137,6 +142,7 @@ force_option = click.option("--force", is_flag=True, help="Although its server d
 @user_option
 @store_option
 @force_option
+@stream_option
 @state_dir_option
 @json_option
 def add(
@@ -172,6 +178,7 @@ def add(
 @user_option
 @store_option
 @force_option
+@stream_option
 @state_dir_option
 @json_option
 def repair(

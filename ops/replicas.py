@@ -6,7 +6,6 @@ everybody is in the reports, and what does not go on is told by the workers that
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from brokers.bounds import bounds
 from brokers.clients import AdminClient, opened
 from brokers.errors import Unreachable
-from brokers.replies import Place, TopicReader
+from brokers.peek import Peek
 from ops.connection import connected
 from tasks import registry
 from tasks.app import COMMANDS
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from brokers.inspection import Inspection, WorkerState
-    from brokers.records import Record
     from settings import Settings
     from tasks.app import App
     from tasks.decisions import Decision
@@ -151,7 +149,7 @@ def rows(app: App) -> list[ReplicaRow]:
     first, end = log_bounds(app)
     positions = app.follower.replicas(ASK_S)
     decisions = app.decisions.look()
-    found = app.broker.control.inspect(WORKERS_S, enough=_all_of(registered, _place(app)))
+    found = app.broker.control.inspect(WORKERS_S, enough=_all_of(map(app.settings.group, registered), _place(app)))
     times = _times(app, {positions.get(name, -1) + 1 for name in registered}, first, end)
     seen = [
         Seen(
@@ -161,8 +159,8 @@ def rows(app: App) -> list[ReplicaRow]:
             end=end,
             next_ms=times.get(positions.get(name, -1) + 1),
             decisions={decision.kind: decision for decision in decisions if decision.target == name},
-            worker=_worker_of(name, _place(app), found.workers),
-            silent=_is_silent(name, found),
+            worker=_worker_of(app.settings.group(name), _place(app), found.workers),
+            silent=_is_silent(app.settings.group(name), found),
             place=_place(app),
             differs=_differences(one, registered),
         )
@@ -189,22 +187,23 @@ def _place(app: App) -> str:
     return f"{app.command_topic.name}/0"
 
 
-def _all_of(names: Collection[str], place: str) -> Callable[[Collection[WorkerState]], bool]:
+def _all_of(expected: Iterable[str], place: str) -> Callable[[Collection[WorkerState]], bool]:
     """Whether everybody who is expected has answered."""
+    groups = tuple(expected)
 
     def enough(workers: Collection[WorkerState]) -> bool:
-        return all(_worker_of(name, place, workers) is not None for name in names)
+        return all(_worker_of(group, place, workers) is not None for group in groups)
 
     return enough
 
 
-def _worker_of(name: str, place: str, workers: Iterable[WorkerState]) -> WorkerState | None:
+def _worker_of(group: str, place: str, workers: Iterable[WorkerState]) -> WorkerState | None:
     """The worker that applies for the replica; others of its group stand by."""
-    return next((one for one in workers if name in one.groups and place in one.partitions), None)
+    return next((one for one in workers if group in one.groups and place in one.partitions), None)
 
 
-def _is_silent(name: str, found: Inspection) -> bool:
-    return any(member.group == name for member in found.silent) or any(name in one.groups for one in found.workers)
+def _is_silent(group: str, found: Inspection) -> bool:
+    return any(member.group == group for member in found.silent) or any(group in one.groups for one in found.workers)
 
 
 def _differences(one: Registration, registered: Mapping[str, Registration]) -> tuple[str, ...]:
@@ -215,28 +214,14 @@ def _differences(one: Registration, registered: Mapping[str, Registration]) -> t
 
 
 def _times(app: App, offsets: Iterable[int], first: int, end: int) -> dict[int, int]:
-    """When the commands at *offsets* were sent, by Kafka's clock; those that the log does not have are missing."""
+    """When the first commands from *offsets* on were sent, by Kafka's clock; missing where the log has none."""
     found: dict[int, int] = {}
-    for offset in sorted(offsets):
-        if first <= offset < end:
-            at_ms = _time_of(app, offset)
-            if at_ms is not None:
-                found[offset] = at_ms
-    return found
-
-
-def _time_of(app: App, offset: int) -> int | None:
-    heard: list[Record] = []
-    arrived = threading.Event()
-
-    def take(record: Record) -> None:
-        heard.append(record)
-        arrived.set()
-
-    place = Place(app.command_topic.name, offset=offset)
-    reader = TopicReader(app.broker.client_settings, [place], take, timeout_s=ASK_S)
+    peek = Peek(app.broker.client_settings, app.command_topic.name, timeout_s=ASK_S)
     try:
-        arrived.wait(ASK_S)
+        for offset in sorted(offsets):
+            at, at_ms = peek.first_from(offset) if first <= offset < end else (offset, None)
+            if at_ms is not None and at < end:
+                found[offset] = at_ms
     finally:
-        reader.close()
-    return heard[0].timestamp_ms if heard else None
+        peek.close()
+    return found

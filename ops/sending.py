@@ -19,7 +19,7 @@ from tasks.receipts import Receipt
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ops.statements import Item
     from replica.statement import Statement
@@ -53,10 +53,10 @@ class Sent:
     examples: list[Rejected] = field(default_factory=list)
 
 
-def send(app: App, statement: Statement, key: str | None = None, *, idempotent: bool = False) -> Receipt:
-    """Append one command to the log; raises as `run_command.send` does."""
-    declared: dict[str, Any] = {"idempotent": True} if idempotent else {}
-    return app.run_command.send_with_options(args=(statement,), **_options(key), **declared)
+def send(app: App, statement: Statement, options: Mapping[str, Any]) -> Receipt:
+    """Append one command to the log, with those of the *options* that are not None; raises as `run_command.send`."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return app.run_command.send_with_options(args=(statement,), **given)
 
 
 def send_all(app: App, items: Iterable[Item], read: Callable[[], int], size: int, progress: Progress = silent) -> Sent:
@@ -140,13 +140,9 @@ def _so_far(sent: Sent) -> str:
 
 def _message(app: App, item: Item) -> Any:
     try:
-        return app.run_command.message_with_options(args=(item.statement,), **_options(item.key))
+        return app.run_command.message_with_options(args=(item.statement,), **item.options)
     except (CommandRefused, ValueNotEncodable) as error:
         raise InputUnusable(f"line {item.line}: {error}") from error
-
-
-def _options(key: str | None) -> dict[str, Any]:
-    return {} if key is None else {"key": key}
 
 
 def wait_for_all(app: App, sent: Sent, applied: Applied, timeout_s: float) -> None:

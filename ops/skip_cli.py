@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Command, json_option, print_json, progress, state_dir_option
+from ops.console import Command, json_option, print_json, progress, state_dir_option, stream_option
 
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds for all replicas to agree; a held one looks again after up to 30.",
 )
+@stream_option
 @state_dir_option
 @json_option
 def skip(*, offset: int, reason: str | None, withdraw: bool, timeout: float, state_dir: Path, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
 
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def snapshot() -> None:
 @replica_option
 @store_option
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Read it back to its end, and mark it.")
+@stream_option
 @state_dir_option
 @json_option
 def create(*, replica: int, store: str | None, verify: bool, state_dir: Path, as_json: bool) -> None:
@@ -50,6 +51,7 @@ def create(*, replica: int, store: str | None, verify: bool, state_dir: Path, as
 
 @snapshot.command("list")
 @store_option
+@stream_option
 @state_dir_option
 @json_option
 def list_(*, store: str | None, state_dir: Path, as_json: bool) -> None:
@@ -74,6 +76,7 @@ def list_(*, store: str | None, state_dir: Path, as_json: bool) -> None:
 )
 @replica_option
 @store_option
+@stream_option
 @state_dir_option
 @json_option
 def verify(
@@ -112,6 +115,7 @@ def verify(
 )
 @replica_option
 @store_option
+@stream_option
 @state_dir_option
 @json_option
 def restore(

@@ -6,7 +6,7 @@ Read piece by piece, so that the file may be larger than memory.
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,7 @@ from replica.statement import Statement
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 #: Characters read at a time.
 PIECE = 65_536
@@ -31,11 +31,11 @@ LONGEST = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One command of a file, and the line on which it begins."""
+    """One command of a file, the line on which it begins, and what `send_with_options` is told about it."""
 
     line: int
     statement: Statement
-    key: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Readable(Protocol):
@@ -49,6 +49,8 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     command: str
     params: dict[str, Any] = {}
     with_key: str | None = None
+    when: str | None = None
+    id: str | None = None
 
 
 def read(file: Readable) -> Iterator[Item]:
@@ -104,7 +106,9 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
 def _body(number: int, line: str) -> Item:
     try:
         body = msgspec.json.decode(line, type=_Body)
-        return Item(number, Statement(body.command, parameters.decoded(body.params)), body.with_key)
+        options = {"key": body.with_key, "when": body.when, "id": body.id}
+        given = {name: value for name, value in options.items() if value is not None}
+        return Item(number, Statement(body.command, parameters.decoded(body.params)), given)
     except (msgspec.MsgspecError, ValueNotDecodable) as error:
         raise InputUnusable(f"line {number}: {error}") from error
 

@@ -40,6 +40,7 @@ class Target:
     def hint(self) -> str:
         """How a person starts it."""
         given = {"GROUP_ID": self.settings.group_id, "NEO4J_URI": self.settings.neo4j_uri}
+        given |= {"STREAM": self.settings.stream} if self.settings.stream else {}
         given |= {"NEO4J_USER": self.settings.neo4j_user} if self.settings.neo4j_user != "neo4j" else {}
         return " ".join(f"{name}={shlex.quote(value)}" for name, value in given.items()) + " neo4j-kafka worker"
 
@@ -48,13 +49,20 @@ def given(state_dir: Path, name: str, uri: str, user: str | None) -> Target:
     """The replica *name* on the database at *uri*.
 
     The password is that of the settings, or of the local stack where the database is one of its.
+
+    Raises:
+      InputUnusable: no replica can have that name.
     """
+    if "/" in name:
+        raise InputUnusable(
+            f"{name!r}: a replica's name has no slash, which is what tells a stream's groups from names"
+        )
     stack, settings = Stack(state_dir), settings_for(state_dir)
     changed = {"group_id": name, "neo4j_uri": uri} | ({"neo4j_user": user} if user else {})
     number = _number(stack, uri)
     if number is not None:
         changed["neo4j_user"], changed["neo4j_password"] = stack.login
-    at_home = number is not None and name == f"replica-{number}" and local_kafka_runs(state_dir)
+    at_home = number is not None and not settings.stream and name == f"replica-{number}" and local_kafka_runs(state_dir)
     at_home = at_home and stack.environment(number or 1)["BROKERS"] == settings.brokers
     return Target(settings.model_copy(update=changed), stack, number if at_home else None)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Command, json_option, print_json, print_table, progress, state_dir_option
+from ops.console import Command, json_option, print_json, print_table, progress, state_dir_option, stream_option
 
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     show_default=True,
     help="Seconds that a replica may stand still to read its graph; the larger it is, the longer that takes.",
 )
+@stream_option
 @state_dir_option
 @json_option
 def verify(*, timeout: float, pause: float, state_dir: Path, as_json: bool) -> None:

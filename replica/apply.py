@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from neo4j.exceptions import DriverError, Neo4jError
 
 from replica import cypher, plan, recovery, skipping
+from replica.conditions import ConditionWrote
 from replica.errors import Held, PositionMoved, Unavailable, WrongCredentials
 from replica.marker import Key, Marker
 from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
@@ -99,6 +100,7 @@ class Applier:
             self._marker, self._stale = marker, False
             self._returned = marker.published
             self._writer.counters.clear()
+            self._writer.forget_ids()
             report = self._report(marker)
             return report if report.first <= report.last else None
 
@@ -206,6 +208,10 @@ class Applier:
                 self._apply_batch(unit.commands)
             elif unit.kind is plan.Kind.ALONE:
                 self._apply_alone(unit.commands[0])
+            elif repeated := self._writer.duplicates(unit.commands, self._current()):
+                self._marker = self._writer.write(
+                    unit.commands, self._current(), published=self._returned, verdicts=repeated
+                )
             else:
                 steps = SchemaChange if unit.kind is plan.Kind.SCHEMA else Pieces
                 change = steps(self._schema_database, self._key, self._writer, unit.commands[0])
@@ -236,6 +242,8 @@ class Applier:
         """Reject *command* if every replica would fail like this, else hold it."""
         if isinstance(error, ENCODING_ERRORS):
             outcome = Outcome(command.offset, applied=False, code=NOT_ENCODABLE, message=message_of(error))
+        elif isinstance(error, ConditionWrote):
+            outcome = Outcome(command.offset, applied=False, code=plan.UNSUPPORTED, message=message_of(error))
         else:
             built_in = all(cypher.analyse(statement.text).built_in_only for statement in command.statements)
             if not is_deterministic(code_of(error), built_in_only=built_in, message=message_of(error)):

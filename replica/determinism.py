@@ -45,18 +45,18 @@ class Frozen:
     rules: tuple[Rule, ...]
 
 
-def freeze(statement: Statement, *, now: dt.datetime, random: Random) -> Frozen:
+def freeze(statement: Statement, *, now: dt.datetime, random: Random, condition: bool = False) -> Frozen:
     """Replace clock and randomness in *statement* by parameters `$__now_...`, `$__rand_...`, `$__uuid_...`.
 
     *now* is aware, and the same for all statements of a command, which so share one instant.  A statement that needs
-    nothing frozen comes back as it is; freezing twice changes nothing.
+    nothing frozen comes back as it is; freezing twice changes nothing.  A *condition* of a command is judged as one.
 
     Raises `NotDeterministic` for what differs between replicas and for what cannot be judged, and ValueError for a
     *now* without a time zone.
     """
     if now.utcoffset() is None:
         raise ValueError("now has no time zone")
-    judgement = _judged(statement)
+    judgement = _judged(statement, condition=condition)
     if not judgement.needed:
         same = judgement.text == statement.text
         return Frozen(statement if same else replace(statement, text=judgement.text), _rules(judgement))
@@ -67,9 +67,9 @@ def freeze(statement: Statement, *, now: dt.datetime, random: Random) -> Frozen:
     return Frozen(replace(statement, text=judgement.text, parameters=parameters), _rules(judgement))
 
 
-def check(statement: Statement) -> None:
+def check(statement: Statement, *, condition: bool = False) -> None:
     """Raise `NotDeterministic` if anything in *statement* should have been frozen or refused by its sender."""
-    judgement = _judged(statement)
+    judgement = _judged(statement, condition=condition)
     for finding in judgement.findings:
         if RULES[finding.rule].verdict is Verdict.FREEZE:
             raise NotDeterministic(
@@ -77,20 +77,20 @@ def check(statement: Statement) -> None:
             )
 
 
-def findings(statement: Statement) -> tuple[Finding, ...]:
+def findings(statement: Statement, *, condition: bool = False) -> tuple[Finding, ...]:
     """Every rule that *statement* touches, in text and parameters, where `freeze` stops at the first that refuses."""
-    judgement = _judgement(statement)
+    judgement = _judgement(statement, condition=condition)
     return (*judgement.findings, *(Finding(*found) for found in _refused_values(statement, judgement)))
 
 
-def _judgement(statement: Statement) -> Judgement:
+def _judgement(statement: Statement, *, condition: bool) -> Judgement:
     look_up = _cached if len(statement.text) <= _CACHED_LENGTH else judge
-    return look_up(statement.text, idempotent=statement.idempotent)
+    return look_up(statement.text, idempotent=statement.idempotent, condition=condition)
 
 
-def _judged(statement: Statement) -> Judgement:
+def _judged(statement: Statement, *, condition: bool) -> Judgement:
     """The judgement of a statement with nothing in it to refuse."""
-    judgement = _judgement(statement)
+    judgement = _judgement(statement, condition=condition)
     for finding in judgement.findings:
         if RULES[finding.rule].verdict is Verdict.REFUSE:
             raise _error(finding.rule, finding.what)
@@ -100,8 +100,8 @@ def _judged(statement: Statement) -> Judgement:
 
 
 @lru_cache(maxsize=4096)
-def _cached(text: str, *, idempotent: bool) -> Judgement:
-    return judge(text, idempotent=idempotent)
+def _cached(text: str, *, idempotent: bool, condition: bool) -> Judgement:
+    return judge(text, idempotent=idempotent, condition=condition)
 
 
 def _error(rule: str, what: str) -> NotDeterministic:

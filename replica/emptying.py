@@ -12,6 +12,7 @@ Killed at any moment it can be done again from the beginning.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, LiteralString
 
 from neo4j.exceptions import DriverError, Neo4jError
@@ -74,8 +75,8 @@ def claim(driver: neo4j.Driver, database: str, key: Key) -> None:
                     f"the database follows {', '.join(others)}, too: a database of several logs is not emptied for one"
                 )
             key.begin(tx, mine)
-            key.lock(tx)
-            key.move(tx, mine)
+            found = key.lock(tx)
+            key.renew(tx, replace(mine, element_id="" if found is None else found.element_id))
             tx.commit()
 
 

@@ -6,7 +6,7 @@ else than a sender and a replica will do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from replica import cypher, plan
@@ -47,7 +47,8 @@ class Explanation:
     """What becomes of *original*.
 
     *verdict* is `frozen`, `as it is` or `refused`; *statement* is what goes into the log, None where nothing does.
-    *kind* is how a replica applies it and *why* the reason; None where it is refused.
+    *kind* is how a replica applies it and *why* the reason; None where it is refused.  *condition* is the same of its
+    condition, for which nothing is said of how it is applied.
     """
 
     original: Statement
@@ -56,28 +57,38 @@ class Explanation:
     statement: Statement | None = None
     kind: plan.Kind | None = None
     why: str = ""
+    condition: Explanation | None = None
 
 
-def explain(statement: Statement, *, now: dt.datetime, random: Random) -> Explanation:
+def explain(statement: Statement, *, now: dt.datetime, random: Random, when: Statement | None = None) -> Explanation:
     """Explain what a sender makes of *statement* at *now*, and how a replica applies it.  Never raises.
 
-    Every rule that applies is told, also behind the one that refuses.
+    *when* is its condition.  Every rule that applies is told, also behind the one that refuses.
     """
-    fired = [_fired(statement.text, finding) for finding in findings(statement)]
+    condition = None if when is None else _frozen(when, now=now, random=random, condition=True)
+    found = replace(_frozen(statement, now=now, random=random), condition=condition)
+    if found.statement is None or (condition is not None and condition.statement is None):
+        return replace(found, verdict=REFUSED, statement=None)
+    command = Command(-1, (found.statement,), when=None if condition is None else condition.statement)
+    outcome = plan.verdict(command)
+    if outcome is not None:
+        rule = Rule(outcome.code or "", Verdict.REFUSE, outcome.message or "")
+        fired = (*found.fired, Fired(rule, "the statement"))
+        return replace(found, verdict=REFUSED, fired=fired, statement=None)
+    kind = plan.kind_of(command)
+    return replace(found, kind=kind, why="; ".join(_reasons(command, kind)))
+
+
+def _frozen(statement: Statement, *, now: dt.datetime, random: Random, condition: bool = False) -> Explanation:
+    """What a sender makes of one text, and nothing yet of how it is applied."""
+    fired = [_fired(statement.text, finding) for finding in findings(statement, condition=condition)]
     try:
-        frozen = freeze(statement, now=now, random=random).statement
+        frozen = freeze(statement, now=now, random=random, condition=condition).statement
     except NotDeterministic as error:
         if error.rule not in {each.rule.name for each in fired}:
             fired.append(Fired(RULES[error.rule], error.reason.partition(": ")[0]))
         return Explanation(statement, REFUSED, tuple(fired))
-    command = Command(-1, (frozen,))
-    outcome = plan.verdict(command)
-    if outcome is not None:
-        rule = Rule(outcome.code or "", Verdict.REFUSE, outcome.message or "")
-        return Explanation(statement, REFUSED, (*fired, Fired(rule, "the statement")))
-    verdict = AS_IT_IS if frozen.text == statement.text else FROZEN
-    kind = plan.kind_of(command)
-    return Explanation(statement, verdict, tuple(fired), frozen, kind, "; ".join(_reasons(frozen, kind)))
+    return Explanation(statement, AS_IT_IS if frozen.text == statement.text else FROZEN, tuple(fired), frozen)
 
 
 def _fired(text: str, finding: Finding) -> Fired:
@@ -88,7 +99,8 @@ def _fired(text: str, finding: Finding) -> Fired:
     return Fired(rule, finding.what, before.count("\n") + 1, finding.at - before.rfind("\n"))
 
 
-def _reasons(statement: Statement, kind: plan.Kind) -> Iterator[str]:
+def _reasons(command: Command, kind: plan.Kind) -> Iterator[str]:
+    [statement] = command.statements
     text = cypher.analyse(statement.text)
     if kind is plan.Kind.SCHEMA:
         yield "a schema change shares no transaction with the position: intent, change, position"
@@ -99,8 +111,10 @@ def _reasons(statement: Statement, kind: plan.Kind) -> Iterator[str]:
             yield f"it calls {', '.join(called)}"
         if cypher.deletes_without_detach(statement.text):
             yield "DELETE without DETACH is judged only when its transaction commits"
-        if sees_any_node(statement.text):
+        if any(sees_any_node(each.text) for each in plan.texts(command)):
             yield "a pattern without a label may see the node that holds the position"
+    elif command.when is not None:
+        yield "it shares a transaction with its neighbours, and its condition is looked at in its place among them"
     elif text.wrappable and text.parameters and text.parameters <= statement.parameters.keys():
         yield "it shares a transaction with its neighbours, and one UNWIND with those of the same text"
     else:

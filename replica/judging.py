@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from replica import batching, clocks, cypher, lists
+from replica import batching, clocks, conditions, cypher, lists
 from replica.clocks import Finding, Notes
 from replica.reading import Reading, unreadable
 from replica.rules import (
@@ -63,14 +63,19 @@ class Judgement:
     schema: bool = False
 
 
-def judge(text: str, *, idempotent: bool = False) -> Judgement:
-    """Judge *text*, of which its author may have said that it is *idempotent*; never raises."""
+def judge(text: str, *, idempotent: bool = False, condition: bool = False) -> Judgement:
+    """Judge *text*, of which its author may have said that it is *idempotent*; never raises.
+
+    As the *condition* of a command it only reads, and whatever it returns decides what is written.
+    """
     if reason := unreadable(text):
         return Judgement((Finding(*reason),))
     bare = without_prefix(text)
     if reason := _refused_kind(bare, idempotent=idempotent):
         return Judgement((Finding(*reason, _place(text, *reason)),))
-    reading = Reading(text)
+    if condition and (writes := conditions.refusal(text)):
+        return Judgement((Finding("condition", writes),))
+    reading = Reading(text, decides=condition)
     notes = Notes()
     for call in reading.calls:
         _judge_call(reading, call, notes)

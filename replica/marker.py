@@ -1,12 +1,13 @@
 """The position inside the graph: one node, and the only statements that touch it.
 
     (:_KafkaPosition {topic, partition, topic_id, offset, published, rejections, digest, checkpoints
-                      [, intent, existed]})
+                      [, intent, existed] [, _KafkaPosition_ids_<segment> ...]})
 
 *offset* is the last command applied.  *published* is the offset up to which outcomes are known to be published, and
 *rejections* holds the rejected outcomes after it, one JSON string each, so that a crash between a commit and the
 publication loses none.  *digest* and *checkpoints* are texts of `replica.digest`.  *intent* is the offset of a schema
-command that has begun, *existed* whether the name it creates or drops existed before.
+command that has begun, *existed* whether the name it creates or drops existed before.  The ids of commands are those of
+`replica.ids`; only who asks for them reads them.
 """
 
 from __future__ import annotations
@@ -28,20 +29,28 @@ if TYPE_CHECKING:
 # read -- The marker of this topic and partition, or no row.
 READ: Final = """
 MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition})
-RETURN properties(m) AS marker, elementId(m) AS id
+RETURN m {.topic_id, .offset, .published, .rejections, .digest, .checkpoints, .intent, .existed} AS marker,
+  elementId(m) AS id
 """
 
 # lock -- Take the write lock, then read: a comparison made before the lock is held fences nobody.
 LOCK: Final = """
 MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition})
 SET m._lock = 1 REMOVE m._lock
-RETURN properties(m) AS marker, elementId(m) AS id
+RETURN m {.topic_id, .offset, .published, .rejections, .digest, .checkpoints, .intent, .existed} AS marker,
+  elementId(m) AS id
 """
 
-# move -- Write all of the marker, last in its transaction.
+# all -- Everything that the node holds, the ids of commands too.
+ALL: Final = """
+MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition})
+RETURN properties(m) AS marker
+"""
+
+# move -- Write all of the marker, last in its transaction; of the ids of commands, what has changed.
 MOVE: Final = """
 MERGE (m:_KafkaPosition {topic: $__topic, partition: $__partition})
-SET m = $__marker
+SET m += $__marker
 """
 
 # renew -- The same after a command that may have seen the marker: what it left on the node goes.  The node stays, since
@@ -65,9 +74,11 @@ MATCH (__m:_KafkaPosition {topic: $__topic, partition: $__partition})
 SET __m._lock = 1 REMOVE __m._lock
 WITH __m WHERE __m.offset = $__previous AND __m.topic_id = $__topic_id AND __m.intent IS NULL
 %s
-SET __m.offset = $__offset, __m.published = $__published, __m.rejections = $__rejections, __m.digest = $__digest
+SET __m.offset = $__offset, __m.published = $__published, __m.rejections = $__rejections, __m.digest = $__digest%s
 RETURN __m.offset AS offset
 """
+#: What follows the last %s where the commands have ids; one property more.
+ADVANCE_IDS: Final = ", __m[$__ids] = $__entries"
 #: Properties that ADVANCE itself sets or removes; taken off the counters.
 ADVANCE_PROPERTIES: Final = 6
 
@@ -160,7 +171,7 @@ class Key:
         """
         for _ in range(_READS):
             record = runner.run(READ, self.parameters).single()
-            if record is not None and "offset" in record["marker"]:
+            if record is not None and record["marker"].get("offset") is not None:
                 return _parse(record)
         return None
 
@@ -178,23 +189,29 @@ class Key:
             nodes = relationships = None
         return marker.closed(offset, nodes, relationships, result.consume().server.agent)
 
-    def move(self, runner: Runner, marker: Marker) -> None:
-        """Write *marker*, in an existing node or a new one."""
-        runner.run(MOVE, {**self.parameters, "__marker": self.properties(marker)}).consume()
+    def all(self, runner: Runner) -> dict[str, Any]:
+        """Everything that the node holds, the ids of commands too; nothing where there is no node."""
+        record = runner.run(ALL, self.parameters).single()
+        return {} if record is None else dict(record["marker"])
 
-    def renew(self, runner: Runner, marker: Marker) -> None:
-        """Write *marker*, pristine, in the node that was locked, or in a new one where the command deleted it."""
-        parameters = {"__id": marker.element_id, "__marker": self.properties(marker)}
+    def move(self, runner: Runner, marker: Marker, change: Mapping[str, bytes | None] | None = None) -> None:
+        """Write *marker*, in an existing node or a new one, and the *change* of the ids of commands."""
+        parameters = {**self.parameters, "__marker": self.properties(marker) | dict(change or {})}
+        runner.run(MOVE, parameters).consume()
+
+    def renew(self, runner: Runner, marker: Marker, ids: Mapping[str, bytes] | None = None) -> None:
+        """Write *marker* and all *ids*, pristine, in the node that was locked, or in a new one where it was deleted."""
+        parameters = {"__id": marker.element_id, "__marker": _present(self.properties(marker) | dict(ids or {}))}
         if runner.run(RENEW, parameters).single() is None:
             runner.run(CREATE, parameters).consume()
 
     def begin(self, runner: Runner, marker: Marker) -> None:
         """Write *marker* unless there is one."""
-        runner.run(BEGIN, {**self.parameters, "__marker": self.properties(marker)}).consume()
+        runner.run(BEGIN, {**self.parameters, "__marker": _present(self.properties(marker))}).consume()
 
     def properties(self, marker: Marker) -> dict[str, Any]:
-        """Everything that the node holds."""
-        properties: dict[str, Any] = {
+        """What the node holds, without the ids of commands; None for what it must not hold."""
+        return {
             "topic": self.topic,
             "partition": self.partition,
             "topic_id": marker.topic_id,
@@ -203,21 +220,24 @@ class Key:
             "rejections": texts(marker.rejections),
             "digest": marker.tally.text(),
             "checkpoints": [checkpoint.text() for checkpoint in marker.checkpoints],
+            "intent": marker.intent,
+            "existed": None if marker.intent is None else marker.existed,
         }
-        if marker.intent is not None:
-            properties |= {"intent": marker.intent, "existed": marker.existed}
-        return properties
+
+
+def _present(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in properties.items() if value is not None}
 
 
 def texts(rejections: Iterable[Outcome]) -> list[str]:
     """Rejected outcomes as the marker keeps them."""
-    return [json.dumps([outcome.offset, outcome.code, outcome.message]) for outcome in rejections]
+    return [json.dumps([each.offset, each.code, each.message, each.duplicate_of]) for each in rejections]
 
 
 def _parse(record: neo4j.Record | None) -> Marker | None:
     if record is None:
         return None
-    found: Mapping[str, Any] = record["marker"]
+    found = _present(record["marker"])
     offset = found.get("offset", -1)
     return Marker(
         topic_id=found.get("topic_id", ""),
@@ -233,5 +253,6 @@ def _parse(record: neo4j.Record | None) -> Marker | None:
 
 
 def _outcome(text: str) -> Outcome:
-    offset, code, message = json.loads(text)
-    return Outcome(offset, applied=False, code=code, message=message)
+    offset, code, message, *rest = json.loads(text)  # what was written before there were ids has no fourth
+    duplicate_of = rest[0] if rest else None
+    return Outcome(offset, applied=duplicate_of is not None, code=code, message=message, duplicate_of=duplicate_of)

@@ -63,8 +63,8 @@ class Opinion:
     remarks: tuple[str, ...] = ()
 
 
-def ask(database: Database, statement: Statement) -> Opinion:
-    """Let the server compile *statement*.
+def ask(database: Database, statement: Statement, *, condition: bool = False) -> Opinion:
+    """Let the server compile *statement*, or the *condition* of one.
 
     Costs one round trip (1 ms for a text that the server knows).  Raises `Unavailable` where the server's answer is
     about itself.
@@ -85,6 +85,9 @@ def ask(database: Database, statement: Statement) -> Opinion:
     operators = tuple(_operators(summary.plan))
     kind = str(summary.query_type)
     against = tuple(_contradictions(statement.text, kind, operators, own_transactions=statement.idempotent))
+    if condition:
+        against += () if kind == READS else ("the server does not take the condition for a query",)
+        return Opinion(kind, operators, contradictions=against)
     remarks = ("it writes nothing: a query does the same, and costs the log nothing",) if kind == READS else ()
     return Opinion(kind, operators, contradictions=against, remarks=() if against else remarks)
 

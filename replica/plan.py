@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from replica import cypher, marker, values
+from replica import conditions, cypher, marker, values
 from replica.digest import INTERVAL
 from replica.statement import Outcome
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from replica.statement import Command, Statement
 
@@ -68,6 +68,8 @@ def verdict(command: Command) -> Outcome | None:
     for statement in command.statements:
         if reason := _refusal(command, statement):
             return _rejected(command, UNSUPPORTED, reason)
+    if command.when is not None and (reason := _condition_refusal(command, command.when)):
+        return _rejected(command, UNSUPPORTED, reason)
     return _schema_verdict(command) if is_schema(command) else None
 
 
@@ -79,6 +81,16 @@ def _refusal(command: Command, statement: Statement) -> str | None:
         if len(command.statements) > 1:
             return "what commits in transactions of its own stands alone: nothing else can be applied together with it"
     return text.refusal
+
+
+def _condition_refusal(command: Command, when: Statement) -> str | None:
+    """A condition holds for one transaction, which has to be the one of its command."""
+    if is_schema(command):
+        return "a schema change has no condition: Neo4j does not change the schema in the transaction that would look"
+    if any(cypher.analyse(statement.text).own_transactions for statement in command.statements):
+        return "what commits in transactions of its own has no condition: it would hold for the first of them only"
+    reason = conditions.refusal(when.text)
+    return None if reason is None else f"the condition: {reason}"
 
 
 def is_schema(command: Command) -> bool:
@@ -111,13 +123,18 @@ def kind_of(command: Command) -> Kind:
         return Kind.SCHEMA
     if any(cypher.analyse(statement.text).own_transactions for statement in command.statements):
         return Kind.PIECES
-    return Kind.ALONE if any(cypher.analyse(s.text).alone for s in command.statements) else Kind.BATCH
+    return Kind.ALONE if any(cypher.analyse(s.text).alone for s in texts(command)) else Kind.BATCH
+
+
+def texts(command: Command) -> tuple[Statement, ...]:
+    """Everything of *command* that a server runs, its condition first."""
+    return command.statements if command.when is None else (command.when, *command.statements)
 
 
 def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
     """Cut *commands* into units, in order; a batch has at most *batch* commands and about `BATCH_BYTES`.
 
-    No unit crosses a multiple of `INTERVAL`.
+    No unit crosses a multiple of `INTERVAL`, and none has two commands of one id.
     """
     for kind, run in groupby(commands, key=kind_of):
         if kind is Kind.BATCH:
@@ -129,22 +146,27 @@ def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
 def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
     chosen: list[Command] = []
     room = BATCH_BYTES
+    ids: set[str] = set()
     for command in commands:
-        weight = sum(len(s.text) + values.size(s.parameters) for s in command.statements)
+        weight = sum(len(s.text) + values.size(s.parameters) for s in texts(command))
         behind = bool(chosen) and command.offset // INTERVAL != chosen[0].offset // INTERVAL
-        if chosen and (len(chosen) >= limit or weight > room or behind):
+        again = command.id in ids  # whether it is a duplicate is known when the first one's transaction has ended
+        if chosen and (len(chosen) >= limit or weight > room or behind or again):
             yield Unit(Kind.BATCH, tuple(chosen))
             chosen, room = [], BATCH_BYTES
+            ids.clear()
         chosen.append(command)
         room -= weight
+        if command.id is not None:
+            ids.add(command.id)
     if chosen:
         yield Unit(Kind.BATCH, tuple(chosen))
 
 
-def groups(commands: Sequence[Command]) -> list[Group | Command]:
-    """Join neighbours where one UNWIND may do them; commands that are rejected beforehand stay by themselves."""
+def groups(commands: Sequence[Command], apart: Container[int] = ()) -> list[Group | Command]:
+    """Join neighbours where one UNWIND may do them; those rejected beforehand, and at offsets *apart*, stay alone."""
     found: list[Group | Command] = []
-    for key, run in groupby(commands, key=_group_key):
+    for key, run in groupby(commands, key=lambda each: None if each.offset in apart else _group_key(each)):
         neighbours = tuple(run)
         if key is None or len(neighbours) == 1:
             found += neighbours
@@ -154,7 +176,7 @@ def groups(commands: Sequence[Command]) -> list[Group | Command]:
 
 
 def _group_key(command: Command) -> tuple[str, Any] | None:
-    if len(command.statements) != 1 or verdict(command) is not None:
+    if len(command.statements) != 1 or command.when is not None or verdict(command) is not None:
         return None
     statement = command.statements[0]
     text = cypher.analyse(statement.text)

@@ -47,6 +47,8 @@ class Reading:
     """One text, read; its tokens must be balanced.  Indexes count in `found`, which has no spaces and comments."""
 
     text: str
+    #: What it returns decides about a write, so that all of it counts as written in the end.
+    decides: bool = False
 
     @cached_property
     def pieces(self) -> tuple[Token, ...]:
@@ -189,7 +191,8 @@ class Reading:
     def writes(self) -> tuple[int, ...]:
         """Where something is written; procedures count."""
         called = {call.start for call in self.calls if call.procedure}
-        return tuple(i for i, word in enumerate(self.words) if word in WRITES or i in called)
+        found = tuple(i for i, word in enumerate(self.words) if word in WRITES or i in called)
+        return (*found, len(self.found)) if self.decides else found
 
     @cached_property
     def rows(self) -> int:

@@ -131,6 +131,11 @@ RULES: Final[dict[str, Rule]] = {
             "names that begin with two underscores are ours inside a rewritten text",
             "give the parameter another name",
         ),
+        (
+            "condition",
+            "a condition may be looked at by any replica, and changes none",
+            "ask with MATCH ... RETURN true, and write in the command",
+        ),
         ("unreadable", "what the text means cannot be told with certainty", "write one complete statement"),
         (
             "reserved-label",

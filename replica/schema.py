@@ -67,6 +67,7 @@ class SchemaChange:
         self._database = database
         self._key = key
         self._writer = writer
+        self._command = command
         self._offset = command.offset
         self._statement = command.statements[0]
         self._name = cypher.schema_name(self._statement.text, self._statement.parameters) or ""
@@ -94,8 +95,10 @@ class SchemaChange:
             outcome, counted = self.change(existed=found.existed)
             rejected = [] if outcome.applied else [outcome]
             new = found.moved(self._offset, rejected, published=published, counted=counted)
-            self._key.move(tx, new)
+            applied = [self._command] if outcome.applied else []
+            self._key.move(tx, new, self._writer.change(applied))
             tx.commit()
+        self._writer.moved(marker, new, applied)
         self._writer.transactions += 3
         self._writer.counters += counted
         return new

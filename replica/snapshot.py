@@ -143,7 +143,7 @@ def _header(tx: neo4j.Transaction, key: Key) -> Header:
             f"the database has no position for {key.topic}/{key.partition}: start its worker once, and then take the "
             "snapshot"
         )
-    marker: dict[str, Any] = found["marker"]
+    marker = key.all(tx)  # with the ids of its commands: whoever is restored from it takes none of them twice
     if marker["topic_id"].startswith(RESTORING):
         raise SnapshotRefused(
             "a restore into this database has not ended: restore it again, and then take the snapshot"

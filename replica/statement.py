@@ -36,6 +36,8 @@ class Position:
 class Command:
     """One record of the command log: statements that are applied together or not at all.
 
+    *when* is its condition: a query in the same transaction, before the statements (see `replica.conditions`).
+    *id* is what its sender calls it: of several with one id, one is applied (see `replica.ids`).
     *refused* is why the record is no command at all (undecodable, wrong shape); it ends as a rejected outcome,
     the same on every replica, and its statements are ignored.  *skipped* is why people have decided that no replica
     applies it; it ends likewise.
@@ -45,21 +47,29 @@ class Command:
     statements: tuple[Statement, ...]
     refused: str | None = None
     skipped: str | None = None
+    when: Statement | None = None
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the command at *offset*: applied, or rejected with the server's (or our own) code."""
+    """What became of the command at *offset*: applied, or rejected with the server's (or our own) code.
+
+    *duplicate_of* is the offset at which a command with the same id was applied; then this one did nothing.
+    """
 
     offset: int
     applied: bool
     code: str | None = None
     message: str | None = None
+    duplicate_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What is known about the offsets *first* to *last*: every command that is not in *rejected* was applied.
+
+    Commands that did nothing since they are duplicates are in *rejected*, too.
 
     Offsets that hold no command (transaction markers of the log) lie within the range too.
     *counters* sums Neo4j's counters (`nodes_created`, ...) of what the call itself executed.  *checkpoints* are those

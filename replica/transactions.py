@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import neo4j
 from neo4j.exceptions import Neo4jError
 
-from replica import cypher, plan
-from replica.marker import ADVANCE, ADVANCE_PROPERTIES, Marker, texts
+from replica import conditions, cypher, plan
+from replica.ids import Ids
+from replica.marker import ADVANCE, ADVANCE_IDS, ADVANCE_PROPERTIES, Marker, texts
 from replica.outcomes import is_authentication
 from replica.proofs import Proofs
 
@@ -88,6 +89,7 @@ class Writer:
         self._key = key
         self._topic_id = topic_id
         self._proofs = Proofs()
+        self._ids = Ids()
         self.counters: Counter[str] = Counter()
         self.transactions = 0
 
@@ -98,30 +100,65 @@ class Writer:
 
         Raises `Failed`, `Moved` and whatever the driver raises about the connection.
         """
+        verdicts = {**self.duplicates(commands, marker), **verdicts}
         with self._database.session() as session:
             items = self._items(session, commands, verdicts)
             due = marker.tally.due(commands[0].offset)  # then the graph is looked at before they run
-            if not due and len(items) == 1 and (rewritten := self._rewritten(session, items[0], verdicts)):
+            short = not due and len(items) == 1 and len(self.change(commands)) <= 1
+            if short and (rewritten := self._rewritten(session, items[0], verdicts)):
                 text, parameters = rewritten
                 return self._advance(session, text, parameters, commands, marker, published)
-            return self._explicit(session, items, marker, published, verdicts, self._key.move)
+            return self._explicit(session, items, marker, published, verdicts, as_written=False)
+
+    def duplicates(self, commands: Sequence[Command], marker: Marker) -> dict[int, Outcome]:
+        """The outcomes of those that were applied before under their id; costs nothing where none has one.
+
+        Raises as `write`.
+        """
+        if all(command.id is None for command in commands):
+            return {}
+        self._know_ids(marker)
+        return self._ids.duplicates(commands)
+
+    def change(self, applied: Sequence[Command]) -> dict[str, bytes | None]:
+        """What the transaction that applies these commands has to write of their ids."""
+        return self._ids.change([command for command in applied if command.id is not None])
+
+    def moved(self, before: Marker, after: Marker, applied: Sequence[Command]) -> None:
+        """A transaction with *applied* in it is committed."""
+        self._ids.moved(before.offset, after.offset, [command for command in applied if command.id is not None])
+
+    def forget_ids(self) -> None:
+        """The graph may be another one at the same offset."""
+        self._ids.forget()
+
+    def _know_ids(self, marker: Marker) -> None:
+        """Read them once; from then on this process knows what it writes.
+
+        Under the lock: a position that somebody else has moved can be seen before the rest of its commit is.
+        """
+        if self._ids.known_at(marker.offset):
+            return
+        with self._database.session() as session, session.begin_transaction(timeout=self._database.timeout_s) as tx:
+            self._locked(tx, marker)
+            self._ids.load(marker.offset, self._key.all(tx))
+            tx.rollback()
 
     def write_as_written(
         self, command: Command, marker: Marker, *, published: int, verdicts: Mapping[int, Outcome]
     ) -> Marker:
         """Apply one command as written, in a transaction of its own; the only form whose errors are a verdict."""
+        self._know_ids(marker)  # the node is written anew, in case the command has seen it
+        verdicts = {**self.duplicates([command], marker), **verdicts}
         with self._database.session() as session:
-            return self._explicit(session, [command], marker, published, verdicts, self._key.renew)
+            return self._explicit(session, [command], marker, published, verdicts, as_written=True)
 
     def _items(
         self, session: neo4j.Session, commands: Sequence[Command], verdicts: Mapping[int, Outcome]
     ) -> list[plan.Group | Command]:
         items: list[plan.Group | Command] = []
-        for item in plan.groups(commands):
-            if isinstance(item, plan.Group) and (
-                any(command.offset in verdicts for command in item.commands)
-                or not self._proofs.groupable(session, item.commands[0].statements[0])
-            ):
+        for item in plan.groups(commands, apart=verdicts):
+            if isinstance(item, plan.Group) and not self._proofs.groupable(session, item.commands[0].statements[0]):
                 items += item.commands
             else:
                 items.append(item)
@@ -133,7 +170,7 @@ class Writer:
         """The text and parameters that do *item* in one round trip, where there are such."""
         if isinstance(item, plan.Group):
             return plan.unwound(item.text), {"__rows": item.rows}
-        if item.offset in verdicts or len(item.statements) != 1:
+        if item.offset in verdicts or len(item.statements) != 1 or item.when is not None:
             return None
         statement = item.statements[0]
         text = cypher.analyse(statement.text)
@@ -161,18 +198,24 @@ class Writer:
             "__rejections": texts(new.rejections),
             "__digest": marker.tally.text(),  # of these commands nothing is counted before they are committed
         }
-        query = neo4j.Query(ADVANCE % text, timeout=self._database.timeout_s)
+        own = ADVANCE_PROPERTIES
+        ids = self.change(commands)
+        for name, entries in ids.items():
+            ours |= {"__ids": name, "__entries": entries}
+            own += 1
+        query = neo4j.Query(ADVANCE % (text, ADVANCE_IDS if ids else ""), timeout=self._database.timeout_s)
         summary = self._judged(
             lambda: _drained(session.run(query, {**parameters, **ours, **self._key.parameters})),
             (0, len(commands)),
             as_written=False,
         )
         self.transactions += 1
-        if not summary.counters.contains_updates or summary.counters.properties_set < ADVANCE_PROPERTIES:
+        if not summary.counters.contains_updates or summary.counters.properties_set < own:
             raise Moved
         counted = _counted(summary)
-        counted["properties_set"] -= ADVANCE_PROPERTIES
+        counted["properties_set"] -= own
         self.counters += counted
+        self.moved(marker, new, commands)
         return replace(new, tally=marker.tally.plus(new.offset, counted, ()))
 
     def _explicit(
@@ -182,41 +225,58 @@ class Writer:
         marker: Marker,
         published: int,
         verdicts: Mapping[int, Outcome],
-        move: Callable[[neo4j.Transaction, Marker], None],
+        *,
+        as_written: bool,
     ) -> Marker:
         counted: Counter[str] = Counter()
         rejected: list[Outcome] = []
+        applied: list[Command] = []
         index = 0
         with session.begin_transaction(timeout=self._database.timeout_s) as tx:
             found = self.lock(tx, marker, _first(items))
             for item in items:
                 if isinstance(item, plan.Group):
                     counted += self._group(tx, item, index)
+                    applied += item.commands
                     index += len(item.commands)
                 else:
-                    outcome = verdicts.get(item.offset) or plan.verdict(item)
+                    outcome = verdicts.get(item.offset) or plan.verdict(item) or self._condition(tx, item, index)
                     if outcome is None:
                         counted += self._statements(tx, item, index)
+                        applied.append(item)
                     else:
                         rejected.append(outcome)
                     index += 1
             new = found.moved(_last(items), rejected, published=published, counted=counted)
-            move(tx, new)
+            self._move(tx, new, applied, as_written=as_written)
             self._judged(tx.commit, (0, index), as_written=True)
         self.transactions += 1
         self.counters += counted
+        self.moved(marker, new, applied)
         return new
+
+    def _move(self, tx: neo4j.Transaction, marker: Marker, applied: Sequence[Command], *, as_written: bool) -> None:
+        """Write *marker*, and the ids of what is *applied*; anew where a command as written may have seen the node."""
+        change = self.change(applied)
+        if as_written:
+            self._key.renew(tx, marker, self._ids.everything(change))
+        else:
+            self._key.move(tx, marker, change)
 
     def lock(self, tx: neo4j.Transaction, marker: Marker, offset: int) -> Marker:
         """Lock the marker and check that it still is where *marker* says; *offset* is that of the next command.
 
         Its checkpoint is made where one is due, and is written with the marker.
         """
+        found = self._locked(tx, marker)
+        # What the graph says of its counters is older than what is known here, see `replica.digest`.
+        return self._key.close(tx, replace(found, tally=marker.tally), offset)
+
+    def _locked(self, tx: neo4j.Transaction, marker: Marker) -> Marker:
         found = self._key.lock(tx)
         if found is None or found.offset != marker.offset or found.topic_id != self._topic_id:
             raise Moved
-        # What the graph says of its counters is older than what is known here, see `replica.digest`.
-        return self._key.close(tx, replace(found, tally=marker.tally), offset)
+        return found
 
     def _group(self, tx: neo4j.Transaction, group: plan.Group, index: int) -> Counter[str]:
         text = f"{plan.unwound(group.text)} RETURN __done"
@@ -229,6 +289,21 @@ class Writer:
             summary = self._run(tx, statement.text, statement.parameters, (index, index + 1), as_written=True)
             counted += _counted(summary)
         return counted
+
+    def _condition(self, tx: neo4j.Transaction, command: Command, index: int) -> Outcome | None:
+        """How *command* ends because of its condition; None where it has none, or it is met."""
+        if (when := command.when) is None:
+            return None
+
+        def ask() -> Outcome | None:
+            result = tx.run(when.text, dict(when.parameters))
+            outcome = conditions.judged(command, result.keys(), (record.values() for record in result))
+            summary = result.consume()
+            if summary.query_type != conditions.READS or summary.counters.contains_updates:
+                raise conditions.ConditionWrote(f"the condition: the server does not take it for a query: {when.text}")
+            return outcome
+
+        return self._judged(ask, (index, index + 1), as_written=True)
 
     def _run(
         self,
@@ -249,7 +324,7 @@ class Writer:
         """Do *act*; an error that is about commands becomes `Failed`, one about the connection stays what it is."""
         try:
             return act()
-        except ENCODING_ERRORS as error:
+        except (*ENCODING_ERRORS, conditions.ConditionWrote) as error:
             raise Failed(error, *span, as_written=as_written) from error
         except Neo4jError as error:
             if is_authentication(error):

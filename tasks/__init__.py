@@ -1,6 +1,6 @@
 """Where brokers and replica meet: the actors.
 
-    from tasks import run_command, run_query, command, query, session, Statement
+    from tasks import run_command, run_query, command, query, session, fetch_result, Statement
 
 ``dramatiq tasks`` runs the workers of the replica that the environment names (see `settings`).  Importing connects to
 nothing.
@@ -24,5 +24,17 @@ run_query = app.run_query
 command = app.command
 query = app.query
 session = app.session
+fetch_result = app.fetch_result
 
-__all__ = ["App", "Statement", "app", "broker", "command", "query", "run_command", "run_query", "session"]
+__all__ = [
+    "App",
+    "Statement",
+    "app",
+    "broker",
+    "command",
+    "fetch_result",
+    "query",
+    "run_command",
+    "run_query",
+    "session",
+]

@@ -21,16 +21,21 @@ from brokers.topics import DAY_S, FOR_EVER, TopicSpec
 from brokers.unique import Unique
 from replica.driver import connect
 from replica.query import Queries
+from tasks import options as query_options
 from tasks import wire
 from tasks.applying import Applying
+from tasks.arguments import Arguments
 from tasks.cancelling import AnswersDropped
 from tasks.commands import CommandActor, CommandFunction, CommandGuard
 from tasks.comparing import Comparing
 from tasks.decisions import Decisions
 from tasks.envelopes import envelope_of
+from tasks.errors import QueryFailed, StoreMissing
 from tasks.following import Follower
 from tasks.freshness import Freshness
+from tasks.functions import on_worker
 from tasks.holding import Holdings
+from tasks.keeping import Collected, Keeping
 from tasks.levels import Asking
 from tasks.log import CommandLog
 from tasks.lookout import Lookout
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from brokers.records import Record
     from replica.statement import Statement
     from settings import Settings
+    from tasks.kept import Kept
     from tasks.replying import Reply
 
 P = ParamSpec("P")
@@ -85,6 +91,8 @@ class App:
         )
         self.checkpoints_topic = TopicSpec(settings.topic(settings.checkpoints_topic), 1, 7 * DAY_S, exact=True)
         self.verifications_topic = TopicSpec(settings.topic(settings.verifications_topic), 1, DAY_S, exact=True)
+        self._collected = Collected() if settings.redis_url else None
+        self.kept = self._kept()
         self.broker = self._broker()
         self._drivers = _PerProcess(lambda: connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password))
         self._queries = _PerProcess(self._make_queries)
@@ -98,7 +106,14 @@ class App:
         self.slots = Slots(lambda: self.broker.reconsider(REQUESTS))
         self.asking = Asking(self.log, settings.query_wait_s)
         self._answering = Answering(
-            settings, self.broker, self._queries.get, self.response_topic, self.freshness, self.serving, self.slots
+            settings,
+            self.broker,
+            self._queries.get,
+            self.response_topic,
+            self.freshness,
+            self.serving,
+            self.slots,
+            self._collected,
         )
         self.replies = Replies(self.broker, self.response_topic, timeout_s=ASK_S)
         self.follower = Follower(
@@ -106,7 +121,9 @@ class App:
         )
         self._declare_queues()
         self.run_command = self._command_actor()
-        self.run_query = self._query_actor(self._answering.run_text, wire.QUERY_ACTOR)
+        self.run_query = self._query_actor(
+            self._answering.run_text, wire.QUERY_ACTOR, Arguments(_text_query, wire.QUERY_ACTOR)
+        )
 
     @property
     def topics(self) -> tuple[TopicSpec, ...]:
@@ -123,8 +140,8 @@ class App:
         client: dict[str, Any] = {name.replace(".", "_"): value for name, value in self.settings.kafka().items()}
         return KafkaBroker(
             **client,
-            prefix=self.settings.topic_prefix,
-            group_id=self.settings.query_group_id,
+            prefix=self.settings.prefix,
+            group_id=self.settings.group(self.settings.query_group_id),
             group_protocol=self.settings.consumer_protocol,
             client_id=client_id(self.settings.group_id),
             envelope=envelope_of(self.settings, self.command_topic.name),
@@ -148,27 +165,48 @@ class App:
         from dramatiq.rate_limits.backends.redis import RedisBackend  # noqa: PLC0415 - only where it is wanted
 
         backend = RedisBackend(url=self.settings.redis_url)  # type: ignore[no-untyped-call]  # Dramatiq's gap
-        prefix = self.settings.topic_prefix
+        prefix = self.settings.prefix
         return [
             Unique(backend, namespace=f"{prefix}unique"),
             RateLimits(backend, namespace=f"{prefix}limit"),
         ]
 
     def _results(self) -> list[dramatiq.Middleware]:
-        """Dramatiq's own results, for ordinary actors on this broker, where Redis is at hand."""
-        if self.settings.redis_url is None:
+        """Dramatiq's own results, for ordinary actors on this broker, and kept answers, where Redis is at hand."""
+        if self.kept is None or self._collected is None or self.settings.redis_url is None:
             return []
         from dramatiq.results import Results  # noqa: PLC0415 - only where it is wanted
-        from dramatiq.results.backends.redis import RedisBackend  # noqa: PLC0415 - as above
 
-        backend = RedisBackend(url=self.settings.redis_url)  # type: ignore[no-untyped-call]  # Dramatiq's gap
-        return [Results(backend=backend)]  # type: ignore[no-untyped-call]  # as above
+        from tasks.kept import KeptResults  # noqa: PLC0415 - as above
+
+        backend = KeptResults(self.settings.redis_url, self.kept)
+        results = Results(backend=backend)  # type: ignore[no-untyped-call]  # Dramatiq's gap
+        return [results, Keeping(self.kept, backend, self._collected, REQUESTS, self.settings.group_id)]
+
+    def _kept(self) -> Kept | None:
+        if self.settings.redis_url is None:
+            return None
+        from tasks.kept import Kept  # noqa: PLC0415 - it brings the client of Redis
+
+        return Kept(self.settings.redis_url, self.settings.topic_prefix)
+
+    def fetch_result(self, message_id: str, timeout: float = 0.0) -> Any:
+        """The rows or the value of a query that was sent with ``store="redis"``, by anybody; *timeout* in seconds.
+
+        Raises:
+          QueryFailed: the answer is an error.
+          ResultUnknown, ResultExpired, ResultNotYet: there is none; why.
+          StoreMissing, StoreUnreachable: nobody knows.
+        """
+        if self.kept is None:
+            raise StoreMissing("answers are kept in Redis: set REDIS_URL")
+        return self.kept.result(message_id, timeout)
 
     def _declare_queues(self) -> None:
         self.broker.declare_queue(
             COMMANDS,
             topic=self.command_topic,
-            group_id=self.settings.group_id,
+            group_id=self.settings.group(self.settings.group_id),
             ordered=True,
             batch=self.settings.apply_batch,
             start=lambda *place: self._applying.get().start(*place),
@@ -178,7 +216,7 @@ class App:
         self.broker.declare_queue(
             REQUESTS,
             topic=self.request_topic,
-            group_id=self.settings.query_group_id,
+            group_id=self.settings.group(self.settings.query_group_id),
             decode=self._read_request,
             ready=self._ready,
         )
@@ -231,7 +269,7 @@ class App:
     def _reply_topics(self) -> dict[str, str]:
         """The names that a request may ask its answer on: with the prefix, and as they stand in the settings."""
         allowed = self.settings.allowed_reply_topics
-        prefix = self.settings.topic_prefix
+        prefix = self.settings.prefix
         return {name: name for name in allowed} | {name.removeprefix(prefix): name for name in allowed}
 
     def _make_queries(self) -> Queries:
@@ -281,13 +319,15 @@ class App:
         actor.opinion = SecondOpinion(self.settings, self._drivers.get)
         return actor
 
-    def _query_actor(self, fn: Callable[..., Any], name: str) -> QueryActor:
-        options = {"max_retries": 0}  # whoever asked is told, and asks again
+    def _query_actor(self, fn: Callable[..., Any], name: str, arguments: Arguments) -> QueryActor:
+        options: dict[str, Any] = {"max_retries": 0, "throws": (QueryFailed,)}  # whoever asked is told, and asks again
         actor = QueryActor(fn, broker=self.broker, actor_name=name, queue_name=REQUESTS, priority=0, options=options)
         actor.replies = self.replies
         actor.response_topic = self.response_topic
         actor.asking = self.asking
         actor.claim_store = self.broker.envelope.claims
+        actor.arguments = arguments
+        actor.keeps = self.kept is not None
         return actor
 
     def command(self, fn: Callable[P, Statement | Sequence[Statement]]) -> CommandFunction[P]:
@@ -300,23 +340,37 @@ class App:
     @overload
     def query(self, fn: Callable[..., Any]) -> QueryActor: ...
     @overload
-    def query(self, fn: None = None, *, actor_name: str) -> Callable[[Callable[..., Any]], QueryActor]: ...
+    def query(
+        self, fn: None = None, *, actor_name: str | None = None, **options: Any
+    ) -> Callable[[Callable[..., Any]], QueryActor]: ...
 
-    def query(self, fn: Callable[..., Any] | None = None, *, actor_name: str | None = None) -> Any:
+    def query(self, fn: Callable[..., Any] | None = None, *, actor_name: str | None = None, **options: Any) -> Any:
         """Make a function ``fn(tx, ...)`` a query: it runs on a replica's worker in a read transaction.
 
         What it returns, anything that JSON or Neo4j can say, is the caller's answer.  Workers have to import it too.
-        """
-        if fn is None:
-            return functools.partial(self._query, name=actor_name)
-        return self._query(fn, actor_name)
+        Its annotations say what it takes (see `tasks.arguments`); *options* are those of `send_with_options`, for all
+        calls that do not say otherwise.
 
-    def _query(self, fn: Callable[..., Any], name: str | None = None) -> QueryActor:
+        Raises:
+          AnnotationRefused, OptionUnknown, OptionRefused, LevelRefused: what could not be kept.
+        """
+        declared = query_options.declared(options)
+        if fn is None:
+            return functools.partial(self._query, name=actor_name, declared=declared)
+        return self._query(fn, actor_name, declared)
+
+    def _query(self, fn: Callable[..., Any], name: str | None, declared: dict[str, Any]) -> QueryActor:
+        name = name or fn.__name__
+        arguments = Arguments(fn, name)
+        checked = on_worker(fn, arguments)
+
         @functools.wraps(fn)
         def run(*args: Any, **kwargs: Any) -> Any:
-            return self._answering.run_function(fn, args, kwargs)
+            return self._answering.run_function(checked, args, kwargs)
 
-        return self._query_actor(run, name or fn.__name__)
+        actor = self._query_actor(run, name, arguments)
+        actor.declared = declared
+        return actor
 
     def close(self) -> None:
         """Leave the groups, stop reading, close the driver.  Idempotent; the app can be used again."""
@@ -326,6 +380,8 @@ class App:
         self.replies.close()
         self.follower.close()
         self.decisions.close()
+        if self.kept is not None:
+            self.kept.close()
         driver = self._drivers.drop()
         if driver is not None:
             driver.close()
@@ -334,6 +390,10 @@ class App:
         comparing = self._comparing.drop()
         if comparing is not None:
             comparing.close()
+
+
+def _text_query(tx: object, text: str, /, **parameters: Any) -> None:
+    """What ``run_query`` takes."""
 
 
 class _PerProcess(Generic[T]):

@@ -70,14 +70,14 @@ class Applying:
           StartRefused: going on would be guessing; the text names the way out.
         """
         topic_id = self._broker.topics.identity(topic)
-        self._before_start(topic_id)
+        self._registry.register(topic_id)
+        self._standing.before_start()
         try:
             return self._recovered(topic, partition, log_start, topic_id)
-        except HistoryMissing as exc:
-            raise StartRefused(f"{exc}{way_out(self._settings, topic, topic_id, log_start)}") from exc
         except Halted as exc:
-            self._holding.tell_start(self._topic_id, f"Replica.{type(exc).__name__}", str(exc))
-            raise StartRefused(str(exc)) from exc
+            way = way_out(self._settings, topic, topic_id, log_start) if isinstance(exc, HistoryMissing) else ""
+            self._holding.tell_start(self._topic_id, f"Replica.{type(exc).__name__}", f"{exc}{way}")
+            raise StartRefused(f"{exc}{way}") from exc
         except (Unavailable, OSError) as exc:
             self._holding.tell_start(self._topic_id, getattr(exc, "code", type(exc).__name__), str(exc))
             raise StartUnknown(f"replica {self._settings.group_id}: {exc}") from exc
@@ -117,7 +117,7 @@ class Applying:
           Held, Unavailable, PositionMoved, StandsStill, Unreachable: the broker holds the messages and asks `start`
             again.
         """
-        self._before_apply()
+        self._standing.before_apply()
         if self._applier is None:
             raise StartUnknown("commands came before their start")
         for part in parts(messages):
@@ -147,20 +147,15 @@ class Applying:
         said = f"{proposal.by} proposes to skip it: {proposal.reason}" if reason is None else reason
         raise Held(command.offset, code, said, retry_after_s=skipping.AGAIN_S)
 
-    def _before_start(self, topic_id: str) -> None:
-        self._registry.register(topic_id)
-        self._standing.before_start()
-
-    def _before_apply(self) -> None:
-        self._standing.before_apply()
-
     def _report(self, applied: Applied) -> None:
         report = Report(
             replica=self._settings.group_id,
             topic_id=self._topic_id,
             first=applied.first,
             last=applied.last,
-            rejected=tuple(Rejection(o.offset, o.code or "", o.message or "") for o in applied.rejected),
+            rejected=tuple(
+                Rejection(o.offset, o.code or "", o.message or "", o.duplicate_of) for o in applied.rejected
+            ),
             counters=dict(applied.counters),
         )
         key = self._settings.group_id.encode()

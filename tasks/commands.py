@@ -13,7 +13,7 @@ from dramatiq.middleware import Middleware, MiddlewareError
 
 from brokers.errors import Undecodable
 from replica import cypher, plan
-from replica.determinism import check, freeze
+from replica.determinism import freeze
 from replica.errors import NotDeterministic
 from replica.statement import Command, Statement
 from tasks import wire
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 #: What `send_with_options` may be told about a command.
-OPTIONS = frozenset({"key", "explain", wire.IDEMPOTENT})
+OPTIONS = frozenset({"key", "explain", wire.IDEMPOTENT, wire.WHEN, wire.ID})
 
 #: What a frozen `rand()` or `randomUUID()` is drawn from.
 _random = random.SystemRandom()
@@ -39,30 +39,33 @@ _random = random.SystemRandom()
 LABEL = "command"
 
 
-def frozen(statements: Sequence[Statement]) -> tuple[Statement, ...]:
-    """*statements* as they go into the log: clock and randomness are values, the same for every replica.
+def frozen(statements: Sequence[Statement], when: Statement | None = None) -> Command:
+    """A command as it goes into the log: clock and randomness are values, the same for every replica.
 
     Raises:
       CommandRefused: no replica could apply them, or not all of them alike; with the reason and another way.
     """
     now = dt.datetime.now(dt.UTC)
     try:
-        return checked([freeze(statement, now=now, random=_random).statement for statement in _present(statements)])
+        together = tuple(freeze(each, now=now, random=_random).statement for each in _present(statements))
+        if when is not None:
+            when = freeze(when, now=now, random=_random, condition=True).statement
     except NotDeterministic as exc:
         raise CommandRefused(str(exc)) from exc
+    return checked(Command(-1, together, when=when))
 
 
-def checked(statements: Sequence[Statement]) -> tuple[Statement, ...]:
-    """*statements*, unless it is known already that no replica can apply them.
+def checked(command: Command) -> Command:
+    """*command*, unless it is known already that no replica can apply it.
 
     Raises:
       CommandRefused: with the reason.
     """
-    together = _present(statements)
-    verdict = plan.verdict(Command(-1, together))
+    _present(command.statements)
+    verdict = plan.verdict(command)
     if verdict is not None:
         raise CommandRefused(f"{verdict.message} [{verdict.code}]")
-    return together
+    return command
 
 
 def _present(statements: Sequence[Statement]) -> tuple[Statement, ...]:
@@ -97,7 +100,10 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         """As `send`.
 
         Options: ``key``, the record's key in Kafka; ``explain``, whether a replica's server compiles it first;
-        ``idempotent``, that it may be run again after a part of it, as CALL ... IN TRANSACTIONS has to be.
+        ``idempotent``, that it may be run again after a part of it, as CALL ... IN TRANSACTIONS has to be; ``when``, a
+        query that has to give a row of `true` where the command stands in the log (see `replica.conditions`), as a
+        text, which has the parameters of the command's text, or as a Statement with its own; ``id``, under which it is
+        applied once, however often it is sent (see `replica.ids`).
         """
         if delay is not None:
             raise OptionUnknown("a command cannot be delayed: its place in the log is its time")
@@ -116,11 +122,20 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         if unknown:
             known = ", ".join(sorted(OPTIONS))
             raise OptionUnknown(f"commands have no option {', '.join(sorted(unknown))}; they have {known}")
-        statements = frozen(_declared(_statements(args, kwargs or {}), options))
+        statements = _declared(_statements(args, kwargs or {}), options)
+        command = frozen(statements, _condition(options.pop(wire.WHEN, None), statements))
         if options.pop("explain", self.opinion.default):
-            self.opinion.require(statements)
-        packed, parameters = wire.pack(statements)
-        return super().message_with_options(args=packed, kwargs=parameters, **options)
+            self.opinion.require(command)
+        if command.when is not None:
+            options[wire.WHEN] = wire.pack_condition(command.when, command.statements)
+        packed, parameters = wire.pack(command.statements)
+        message = super().message_with_options(args=packed, kwargs=parameters, **options)
+        try:
+            if wire.id_in(message) is None:
+                message.options.pop(wire.ID, None)
+        except Undecodable as exc:
+            raise CommandRefused(str(exc)) from exc
+        return message
 
 
 def _statements(args: Sequence[Any], parameters: Mapping[str, Any]) -> tuple[Statement, ...]:
@@ -144,6 +159,18 @@ def _declared(statements: Sequence[Statement], options: dict[str, Any]) -> Seque
         raise CommandRefused("idempotent=True is for CALL { ... } IN TRANSACTIONS; any other command is applied once")
     options[wire.IDEMPOTENT] = True
     return declared
+
+
+def _condition(when: Any, statements: Sequence[Statement]) -> Statement | None:
+    if when is None or isinstance(when, Statement):
+        return when
+    if not isinstance(when, str):
+        raise CommandRefused(f"a condition is a text or a Statement, not {when!r}")
+    if len(statements) == 1 and isinstance(statements[0], Statement):
+        return wire.condition(when, statements[0].parameters)
+    if cypher.parameter_names(when):
+        raise CommandRefused("which of several Statements has the condition's parameters? make it a Statement, too")
+    return Statement(when)
 
 
 class CommandFunction(Generic[P]):
@@ -212,8 +239,7 @@ class CommandGuard(Middleware):
                 f"{message.actor_name!r} is no command; use the `command` decorator instead of an actor on this queue"
             )
         try:
-            for statement in checked(wire.statements_in(message)):
-                check(statement)
+            wire.check_all(checked(wire.command_in(message)))
         except (CommandRefused, NotDeterministic) as exc:
             raise _Refused(str(exc)) from exc
         except Undecodable as exc:

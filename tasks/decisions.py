@@ -24,6 +24,7 @@ import msgspec
 
 from brokers import replies
 from brokers.records import Outgoing
+from tasks import outcomes
 
 
 if TYPE_CHECKING:
@@ -81,10 +82,7 @@ def read(record: Record) -> tuple[Kind, str, Decision | None] | None:
         return None
     if record.value is None:
         return kind, target, None
-    try:
-        decision = msgspec.json.decode(record.value, type=Decision)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        decision = None
+    decision = outcomes.decode(record.value, Decision)
     if decision is not None and (decision.kind, decision.target) == (kind, target):
         return kind, target, decision
     if kind not in STANDING:

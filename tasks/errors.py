@@ -9,8 +9,16 @@ TasksError
 │   └── StaleRead       no replica was as fresh as asked for, in time
 ├── AnswerBroken        a part of the answer is gone, or was given out before its worker was lost; ask again
 ├── OptionUnknown       (a TypeError) an option that commands or queries do not have
+├── OptionRefused       (a ValueError) a value that such an option cannot have; nothing was sent
+├── ArgumentRefused     (a TypeError) not what the query function says it takes; nothing was sent
+├── AnnotationRefused   (a TypeError) no query function can take that; told when it is decorated
 ├── LevelRefused        (a ValueError) no query can be as fresh as that; nothing was sent
+├── StoreMissing        (a ValueError) an answer is to be kept, and no setting says where; nothing was sent
+├── StoreUnreachable    Redis does not answer
+├── ResultUnknown       (a LookupError) nobody has asked that query to be kept
+├── ResultExpired       (a LookupError) its answer was kept, and is gone
 └── WaitTimeout         (a TimeoutError) no answer in time; the text says whose
+    └── ResultNotYet    it was asked, and no answer has been kept so far
 """
 
 from __future__ import annotations
@@ -80,5 +88,37 @@ class OptionUnknown(TasksError, TypeError):
     """An option that commands or queries do not have."""
 
 
+class OptionRefused(TasksError, ValueError):
+    """A value that an option cannot have; nothing was sent."""
+
+
+class ArgumentRefused(TasksError, TypeError):
+    """Not what the query function says it takes; the text names the argument, what was given and what is wanted."""
+
+
+class AnnotationRefused(TasksError, TypeError):
+    """No query function can take that: the annotation means nothing to JSON and Neo4j, or cannot be read."""
+
+
+class StoreMissing(TasksError, ValueError):
+    """An answer is to be kept, and no setting says where; nothing was sent."""
+
+
+class StoreUnreachable(TasksError):
+    """Redis does not answer; what could not be noted was not sent.  Trying again can help."""
+
+
+class ResultUnknown(TasksError, LookupError):
+    """Nobody has asked that query to be kept, or too long ago for anybody to know."""
+
+
+class ResultExpired(TasksError, LookupError):
+    """The answer was kept for as long as its caller had said, and is gone."""
+
+
 class WaitTimeout(TasksError, TimeoutError):
     """No answer in time; the text says whose."""
+
+
+class ResultNotYet(WaitTimeout):
+    """The query was asked, and no answer has been kept so far; asking again can help."""

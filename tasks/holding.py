@@ -14,6 +14,7 @@ import msgspec
 from dramatiq.errors import BrokerError
 
 from brokers.records import Outgoing
+from tasks import outcomes
 from tasks.outcomes import Holding
 
 
@@ -101,8 +102,5 @@ def read(key: bytes | None, value: bytes | None) -> tuple[str, Holding | None] |
     if not text.startswith(PREFIX):
         return None
     replica = text.removeprefix(PREFIX)
-    try:
-        holding = msgspec.json.decode(value or b"", type=Holding)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return replica, None
-    return replica, holding if holding.replica == replica else None
+    holding = outcomes.decode(value, Holding)
+    return replica, holding if holding is not None and holding.replica == replica else None

@@ -146,13 +146,8 @@ class Asking:
 
     def _wait(self, given: Mapping[str, Any], timeout: object) -> float:
         """Less than the caller's own *timeout*, or it would be told that nothing came, and not why."""
-        limit = timeout if isinstance(timeout, (int, float)) else math.inf
-        if "wait" not in given:
-            return min(self._wait_s, limit * SHARE)
-        wait_s = _seconds(given["wait"], "wait", LONGEST_WAIT_S)
-        if wait_s > limit:
-            raise LevelRefused(f"wait={wait_s:g} is longer than the query may take at all: timeout={limit:g}")
-        return wait_s
+        wait_s = _waited(given, timeout)
+        return min(self._wait_s, _limit(timeout) * SHARE) if wait_s is None else wait_s
 
     def _level(self, given: Mapping[str, Any], wait_s: float) -> Level | None:
         max_lag_s = _seconds(given["max_lag_s"], "max_lag_s", math.inf) if "max_lag_s" in given else None
@@ -196,6 +191,23 @@ class Asking:
         return _offset(source, "at_least"), self._log.topic_id()
 
 
+def refuse_wrong(options: Mapping[str, Any]) -> None:
+    """Refuse levels that no query could have, whenever it is sent.
+
+    Raises:
+      LevelRefused: they contradict each other, or are none.
+    """
+    given = {name: value for name, value in options.items() if name in OPTIONS and not _left_out(value)}
+    if not given:
+        return
+    _refuse_contradictions(given)
+    if "max_lag" in given:
+        _offset(given["max_lag"], "max_lag")
+    if "max_lag_s" in given:
+        _seconds(given["max_lag_s"], "max_lag_s", math.inf)
+    _waited(given, options.get("timeout"))
+
+
 def refused_later(options: Mapping[str, Any]) -> None:
     """Refuse levels for a message that is made now and sent at some other time.
 
@@ -226,6 +238,20 @@ def _refuse_contradictions(given: Mapping[str, Any]) -> None:
         raise LevelRefused(f"snapshot is True or False, not {given['snapshot']!r}")
     if given.keys() == {"wait"}:
         raise LevelRefused("wait says how long a query waits for a replica that is fresh enough: name a level, too")
+
+
+def _limit(timeout: object) -> float:
+    return timeout if isinstance(timeout, (int, float)) else math.inf
+
+
+def _waited(given: Mapping[str, Any], timeout: object) -> float | None:
+    """The seconds of ``wait``, where it is given."""
+    if "wait" not in given:
+        return None
+    wait_s = _seconds(given["wait"], "wait", LONGEST_WAIT_S)
+    if wait_s > _limit(timeout):
+        raise LevelRefused(f"wait={wait_s:g} is longer than the query may take at all: timeout={_limit(timeout):g}")
+    return wait_s
 
 
 def _seconds(value: object, name: str, most: float) -> float:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from replica import opinion
+from replica import opinion, plan
 from replica.transactions import Database
 from tasks.errors import CommandRefused
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import neo4j
 
-    from replica.statement import Statement
+    from replica.statement import Command
     from settings import Settings
 
 #: Seconds for the server to compile one text.
@@ -34,15 +34,15 @@ class SecondOpinion:
         self._name = settings.neo4j_database
         self._driver = driver
 
-    def require(self, statements: Sequence[Statement]) -> None:
-        """Return if the server has nothing against *statements*; it runs nothing.
+    def require(self, command: Command) -> None:
+        """Return if the server has nothing against *command* and its condition; it runs nothing.
 
         Raises:
           CommandRefused: it has; with what it says.
           Unavailable: it does not answer, or not about them.  Nothing is known then, and nothing was sent.
         """
         database = Database(self._driver(), self._name, ASK_S)
-        for statement in statements:
-            against = opinion.ask(database, statement).contradictions
+        for statement in plan.texts(command):
+            against = opinion.ask(database, statement, condition=statement is command.when).contradictions
             if against:
                 raise CommandRefused(f"a replica's server has something against it: {'; '.join(against)}")

@@ -20,11 +20,12 @@ REMEMBERED = 10_000
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A rejected command on the wire."""
+    """A command that changed nothing, on the wire: rejected, or a duplicate of the one at *duplicate_of*."""
 
     offset: int
     code: str
     message: str
+    duplicate_of: int | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -78,11 +79,11 @@ class Holding(msgspec.Struct, frozen=True):
         return self.offset < 0 or (self.topic_id == topic_id and self.offset > position)
 
 
-def decode(value: bytes | None, kind: type[Any]) -> Any | None:
+def decode(value: bytes | None, kind: Any) -> Any | None:
     """A *kind* of record, or none: anybody may write to a topic, and a caller must not fall over it."""
     try:
         return msgspec.json.decode(value or b"", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -128,7 +129,8 @@ class Ledger:
         rejection = self._seen[replica].rejected.get(offset)
         if rejection is None:
             return Outcome(offset, applied=True)
-        return Outcome(offset, applied=False, code=rejection.code, message=rejection.message)
+        first = rejection.duplicate_of
+        return Outcome(offset, first is not None, rejection.code, rejection.message, first)
 
     @property
     def replicas(self) -> frozenset[str]:

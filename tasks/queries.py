@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -14,9 +15,10 @@ from brokers.delays import now_ms
 from brokers.errors import Abort
 from replica.errors import QueryRejected, QueryUnavailable
 from tasks import levels, wire
+from tasks import options as query_options
 from tasks.answers import Failure
 from tasks.cancelling import Stop
-from tasks.errors import CANCELLED, STALE_READ, OptionUnknown
+from tasks.errors import CANCELLED, STALE_READ, OptionUnknown, StoreMissing, query_failed
 from tasks.freshness import NotFresh, Whole, steady, untorn
 from tasks.replying import Reply
 from tasks.results import Result
@@ -24,7 +26,7 @@ from tasks.sessions import Session
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from brokers import KafkaBroker
     from brokers.claims import ClaimStore
@@ -33,16 +35,14 @@ if TYPE_CHECKING:
     from replica.query import Queries, Read
     from replica.statement import Statement
     from settings import Settings
+    from tasks.arguments import Arguments
     from tasks.freshness import Freshness
+    from tasks.keeping import Collected
     from tasks.levels import Level
     from tasks.serving import Serving
     from tasks.slots import Slots
 
 logger = logging.getLogger("tasks.queries")
-
-#: What `send_with_options` may be told about a query: seconds that it may run, rows, the record's key in Kafka, seconds
-#: from the send after which nobody waits any more.
-OPTIONS = frozenset({"timeout", "max_rows", "key", "deadline"}) | levels.OPTIONS
 
 #: Seconds that a cancelled query stays cancelled: as long as the request topic keeps it.
 CANCELLED_S = 86_400.0
@@ -54,6 +54,15 @@ PASSED_ON = 20
 PASS_ON_AFTER_S = 0.25
 
 
+#: Options by which something follows from a query's value: they go with the query when it is passed on.
+FOLLOWING = frozenset(
+    {"pipe_target", "on_success", "on_failure", "group_completion_uuid", "group_completion_callbacks"}
+) | {query_options.STORE}
+
+#: The code of a query that asks for what its worker has not.
+NO_STORE = "Replica.NoStore"
+
+
 class QueryActor(dramatiq.Actor[Any, Any]):
     """``run_query``, and every function made a query by the decorator."""
 
@@ -61,6 +70,9 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     response_topic: TopicSpec
     asking: levels.Asking
     claim_store: ClaimStore | None = None
+    arguments: Arguments
+    keeps = False  #: whether this process knows where answers are kept
+    declared: Mapping[str, Any] = MappingProxyType({})  #: options of all calls, unless a call says otherwise
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the query here, as a worker does; ``$self`` is a parameter like any other."""
@@ -74,6 +86,7 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         """Ask; the answer is the result's `get`.
 
         Raises:
+          ArgumentRefused: not what the function's annotations say; nothing was sent.
           ValueNotEncodable: an argument has no JSON form; nothing was sent.
           Unreachable, DeliveryUnknown, DeliveryRefused: see `brokers.errors`.
         """
@@ -82,7 +95,11 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     def send_with_options(  # type: ignore[override]  # see send
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, delay: Any = None, **options: Any
     ) -> Result:
-        """As `send`.  Options: ``timeout`` (seconds that the query may run), ``max_rows``, ``key``.
+        """As `send`, with options, which win over those of the decorator.
+
+        They are ``timeout`` (seconds that the query may run), ``max_rows`` (a function that returns a longer list
+        fails), ``key``; ``store="redis"``, so that any process can fetch the answer by the message's id, and ``ttl``,
+        the seconds for which it can.
 
         ``deadline``: seconds from now on after which nobody waits for the answer.  By then the query has ended, or does
         not begin, wherever it waits and whatever became of this process; the clocks of caller and replica decide.
@@ -92,12 +109,15 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         which a `StaleRead` is the better answer.
 
         Raises, besides what `send` does:
+          OptionUnknown, OptionRefused: names the option; nothing was sent.
+          StoreMissing, StoreUnreachable: the answer could not be kept; nothing was sent.
           LevelRefused: levels that are none, or contradict each other; nothing was sent.
         """
         if delay is not None:
             raise OptionUnknown("a query cannot be delayed: somebody waits for it")
-        _refuse_unknown(options)
-        message = self._made(args, kwargs, self.asking.sent_now(_with_deadline(options)))
+        asked = self._kept(query_options.of_call(self.declared, options))
+        self.arguments.converted(args, kwargs or {})
+        message = self._made(args, kwargs, self.asking.sent_now(_with_deadline(asked)))
         waiter = self.replies.expect(message.message_id)
         message.options["reply_to"] = self.response_topic.name
         message.options["reply_partition"] = waiter.partition
@@ -107,19 +127,28 @@ class QueryActor(dramatiq.Actor[Any, Any]):
             waiter.close()
             raise
         result = Result(sent, waiter, self.response_topic.name, self.claim_store, self._cancel)
-        source = options.get("at_least")
+        source = asked.get("at_least")
         result.session = source if isinstance(source, Session) else None
         return result
 
     def message_with_options(
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> dramatiq.Message[Any]:
-        """As `message`, with the options of `send_with_options` but for levels, which belong to the time of sending."""
-        _refuse_unknown(options)
-        levels.refused_later(options)
-        if "deadline" in options:
-            raise OptionUnknown("deadline: until when an answer is wanted is settled when the query is sent")
-        return self._made(args, kwargs, options)
+        """As `message`, with the options of `send_with_options` but for levels, which belong to the time of sending.
+
+        And ``pipe_ignore=True``: in a pipeline, it does not take the result before it as one more argument.
+        """
+        asked = self._kept(query_options.of_message(self.actor_name, self.declared, options))
+        self.arguments.converted(args, kwargs or {}, whole="pipe_ignore" in asked)
+        return self._made(args, kwargs, asked)
+
+    def _kept(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """*asked*, with how long the answer is kept where it is."""
+        if query_options.STORE not in asked:
+            return asked
+        if not self.keeps:
+            raise StoreMissing('store="redis" needs REDIS_URL, here and where the workers run; nothing was sent')
+        return asked | {query_options.TTL: query_options.ttl_of(asked)}
 
     def _cancel(self, message_id: str) -> None:
         broker: KafkaBroker = self.broker  # type: ignore[assignment]  # what an App has
@@ -134,21 +163,10 @@ class QueryActor(dramatiq.Actor[Any, Any]):
 
 def _with_deadline(options: dict[str, Any]) -> dict[str, Any]:
     """*options* as they travel: the deadline as a time of the wall clock, which `brokers.expiry` knows."""
-    others = {name: value for name, value in options.items() if name != "deadline"}
-    deadline = options.get("deadline")
-    if deadline is None:
-        return others
-    if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0 < deadline <= CANCELLED_S:
-        raise OptionUnknown(f"deadline is a number of seconds above zero, at most {CANCELLED_S:g}; not {deadline!r}")
-    return others | {expiry.AT: now_ms() + int(deadline * 1000)}
-
-
-def _refuse_unknown(options: dict[str, Any]) -> None:
-    unknown = options.keys() - OPTIONS
-    if unknown:
-        raise OptionUnknown(
-            f"queries have no option {', '.join(sorted(unknown))}; they have {', '.join(sorted(OPTIONS))}"
-        )
+    if query_options.DEADLINE not in options:
+        return options
+    others = {name: value for name, value in options.items() if name != query_options.DEADLINE}
+    return others | {expiry.AT: now_ms() + int(options[query_options.DEADLINE] * 1000)}
 
 
 class Answering:
@@ -163,8 +181,10 @@ class Answering:
         fresh: Freshness,
         serving: Serving,
         slots: Slots,
+        collected: Collected | None,
     ) -> None:
         self._slots = slots
+        self._collected = collected
         self._fresh = fresh
         self._serving = serving
         self._settings = settings
@@ -197,7 +217,7 @@ class Answering:
 
     def reply_to(self, message: dramatiq.MessageProxy) -> Reply:
         """The way back to whoever sent *message*."""
-        return Reply(message, self._broker, self._topic, self._settings.group_id)
+        return Reply(message, self._broker, self._topic, self._settings.group_id, self._collected)
 
     def _answered(self, answer: Callable[[Reply, Stop], Any]) -> Any:
         """What *answer* gives; an error is sent to whoever asked."""
@@ -207,7 +227,7 @@ class Answering:
         try:
             with self._broker.stopped_by(stop), stop:
                 try:
-                    self._serving.refuse_unfit()
+                    self._refuse_unfit(reply)
                     with self._slots.taken(message.message_id):
                         return answer(reply, stop)
                 except Exception as exc:  # noqa: BLE001 - whoever asked is told
@@ -234,10 +254,16 @@ class Answering:
         untorn(level, read.position, read.seen)
         return read
 
+    def _refuse_unfit(self, reply: Reply) -> None:
+        """Leave what this process cannot do to another one."""
+        self._serving.refuse_unfit()
+        if reply.kept and self._collected is None:
+            raise QueryUnavailable(NO_STORE, "the answer is to be kept, and this worker has no REDIS_URL")
+
     def _failed(self, reply: Reply, error: Exception, stop: Stop) -> None:
         """Answer with the error, or pass the query on to another replica; never once a part of the answer is out."""
         if stop.asked:
-            reply.fail(Failure(CANCELLED, f"somebody has cancelled it ({type(error).__name__}: {error})"))
+            self._fail(reply, Failure(CANCELLED, f"somebody has cancelled it ({type(error).__name__}: {error})"))
             return
         if isinstance(error, QueryUnavailable) and reply.seq == 0 and self._pass_on(reply.message):
             return
@@ -255,7 +281,15 @@ class Answering:
                 exc_info=error,
             )
             failure = Failure(type(error).__name__, str(error), retryable=getattr(error, "retryable", False) is True)
+        self._fail(reply, failure)
+
+    def _fail(self, reply: Reply, failure: Failure) -> None:
+        """Answer with the error; where no answer is heard, the message fails, too."""
         reply.fail(failure)
+        if reply.unheard:
+            raise query_failed(
+                failure.code, failure.message, replica=self._settings.group_id, retryable=failure.retryable
+            )
 
     def _hand_over(self, message: dramatiq.MessageProxy) -> bool:
         """Let another replica try that may be fresher, as long as there is time; at once, since it has waited here."""
@@ -275,5 +309,7 @@ class Answering:
             return False
         options |= {"passed_on": passed + 1, "key": f"{message.message_id}-{passed}"}
         self._broker.enqueue(message.copy(options=options))
+        for name in FOLLOWING & message.options.keys():
+            del message.options[name]  # the one that was passed on has them
         logger.warning("query_passed_on message_id=%s replica=%s", message.message_id, self._settings.group_id)
         return True

@@ -44,7 +44,8 @@ class Receipt:
     def wait(self, *, applied: Applied = "any", timeout: float = WAIT_S) -> dict[str, Outcome]:
         """Wait until the command is applied by ``"any"`` replica, by ``"all"`` that are registered, or by so many.
 
-        *timeout* in seconds.  Returns what each replica reported.
+        *timeout* in seconds.  Returns what each replica reported; of a command that was sent again under its id, the
+        outcome's `duplicate_of` says where the one that was applied stands.
 
         Raises:
           CommandRejected: it changed nothing, on every replica, and why.

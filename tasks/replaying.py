@@ -14,15 +14,16 @@ from brokers.reader import read_message
 from brokers.records import received
 from replica.apply import Applier
 from replica.errors import Unavailable
-from tasks import wire
+from tasks import skipping, wire
 from tasks.app import COMMANDS
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from brokers.records import Record
     from tasks.app import App
+    from tasks.decisions import Decision
 
     #: Told how many of how many offsets are done.
     Tell = Callable[[int, int], None]
@@ -97,25 +98,29 @@ def replay(app: App, log: Log, last: int, tell: Tell) -> int:
     """Apply the log to the app's graph, up to the record at *last*; give the position of the graph then.
 
     Nothing is reported or registered: the graph may never become a replica, or one of another name.  Outcomes that a
-    worker has to publish stay in the graph.
+    worker has to publish stay in the graph.  What was decided to be skipped is skipped here too; what is only proposed
+    is not.
 
     Raises:
       Halted: the graph cannot go on with this log; the text names the way out.
       Unreachable: Kafka is away.
       Held, Unavailable: Neo4j is away, or a command cannot be applied, and that did not change for a minute.
     """
+    topic_id = app.broker.topics.identity(log.topic)
     applier = Applier(
         app.driver(),
         database=app.settings.neo4j_database,
         topic=log.topic,
-        topic_id=app.broker.topics.identity(log.topic),
+        topic_id=topic_id,
         batch=app.settings.apply_batch,
+        timeout_s=app.settings.command_timeout_s,
     )
+    decided = skipping.skips((one for one in app.decisions.look() if one.applies), topic_id)
     log_start, log_end = log.bounds()
     applier.recover(log_start, log_end)
     first = _position(applier) + 1
     for records in log.batches(first, last, app.settings.apply_batch):
-        _insist(functools.partial(_apply, app, applier, records))
+        _insist(functools.partial(_apply, app, applier, records, decided))
         tell(records[-1].offset - first + 1, last - first + 1)
     return _position(applier)
 
@@ -126,11 +131,12 @@ def _position(applier: Applier) -> int:
     return applier.position.offset
 
 
-def _apply(app: App, applier: Applier, records: Sequence[Record]) -> None:
+def _apply(app: App, applier: Applier, records: Sequence[Record], decided: Mapping[int, Decision]) -> None:
     """As a worker reads and applies them."""
     queue = app.broker.queues[COMMANDS]
     messages = [(read_message(record, queue, app.broker.envelope)[0], record.offset) for record in records]
-    applier.apply([wire.command_of(message, offset) for message, offset in messages])
+    commands, _ = skipping.prepared([wire.command_of(message, offset) for message, offset in messages], decided)
+    applier.apply(commands)
 
 
 def _insist(act: Callable[[], None]) -> None:

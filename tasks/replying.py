@@ -22,6 +22,7 @@ from replica.errors import QueryRejected
 from replica.summary import Summary
 from tasks import answers
 from tasks.answers import PROMPT_S, Answer, Ending, Failure
+from tasks.options import STORE
 
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from replica.query import Rows
     from replica.statement import Position
     from tasks.freshness import Whole
+    from tasks.keeping import Collected
     from tasks.levels import Level
 
 #: The code of an answer that fits no record and no store.
@@ -46,7 +48,15 @@ SHORTEST_S = 0.01
 class Reply:
     """The answer to one query, if anybody waits for it.  One per execution, and one thread."""
 
-    def __init__(self, message: dramatiq.MessageProxy, broker: KafkaBroker, topic: TopicSpec, replica: str) -> None:
+    def __init__(
+        self,
+        message: dramatiq.MessageProxy,
+        broker: KafkaBroker,
+        topic: TopicSpec,
+        replica: str,
+        collected: Collected | None,
+    ) -> None:
+        self._collected = collected
         self.message = message
         self.run = uuid.uuid4().hex[:12]
         self.seq = 0
@@ -76,6 +86,16 @@ class Reply:
     def piped(self) -> bool:
         """Whether a pipeline takes the result; without one Dramatiq would warn of a value that nobody takes."""
         return self.message.options.get("pipe_target") is not None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the answer is to be fetched from the store."""
+        return self.message.options.get(STORE) is not None
+
+    @property
+    def unheard(self) -> bool:
+        """Whether nobody learns of an error unless the message fails: a pipeline would go on, without a value."""
+        return self.piped or (self._silent and not (self.kept and self._collected is not None))
 
     def head(self, *, position: Position | None, level: Level | None, columns: tuple[str, ...] | None = None) -> None:
         """What the header says; it goes with the first part, and all but the level with every other one too."""
@@ -133,16 +153,20 @@ class Reply:
         self.end(error=failure)
 
     def _send(self, *, end: bool, **fields: Any) -> None:
-        if self._silent:
+        if self._silent and not self.kept:
             return
         head = self._head if self.seq == 0 else {k: v for k, v in self._head.items() if k != "level"}
         answer = Answer(id=self._id, run=self.run, seq=self.seq, end=end, replica=self._replica, **head, **fields)
-        self._pipeline.send(self._record(answer))
+        encoded = answers.encode(answer)
+        if self.kept and self._collected is not None:
+            self._collected.take(self.message.message_id, answer, encoded)
+        if not self._silent:
+            self._pipeline.send(self._record(answer, encoded))
         self.seq += 1
 
-    def _record(self, answer: Answer) -> Outgoing:
+    def _record(self, answer: Answer, encoded: bytes) -> Outgoing:
         key = self._id.encode()
-        record = Outgoing(self._topic.name, answers.encode(answer), key, {CORRELATION: key}, self._partition())
+        record = Outgoing(self._topic.name, encoded, key, {CORRELATION: key}, self._partition())
         return record if record.size <= self._broker.envelope.record_bytes else self._claimed(answer, record)
 
     def _claimed(self, answer: Answer, record: Outgoing) -> Outgoing:

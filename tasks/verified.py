@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import msgspec
 
 from replica.checksum import BUCKETS, FORM, KINDS, LISTED, Checksum
+from tasks import outcomes
 
 
 if TYPE_CHECKING:
@@ -104,11 +105,8 @@ Answer: TypeAlias = Reading | Listed | Verified | Unverified
 
 def answer_of(value: bytes | None) -> Answer | None:
     """A record of the topic; none where it is something else."""
-    try:
-        answer: Answer = msgspec.json.decode(value or b"", type=Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return answer
+    found: Answer | None = outcomes.decode(value, Answer)
+    return found
 
 
 def request_of(options: Mapping[str, Any]) -> Request | None:

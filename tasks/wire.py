@@ -7,8 +7,11 @@ Two forms are read.  Dramatiq's, written by this package::
 
 and a plain body from any Kafka client::
 
-    {"with_key": "command_key", "command": "MERGE ...", "params": {...}}
+    {"with_key": "command_key", "command": "MERGE ...", "params": {...}, "when": "MATCH ... RETURN true", "id": "..."}
     {"to": "response", "with_key": "query_key", "command": "MATCH ...", "params": {...}}
+
+A command's condition is its option `when`: a text, which has the parameters of the command's only statement, or
+`{"text": "...", "parameters": {...}}`.  Its id is the option `id`.
 
 Parameters are typed JSON (see `replica.values`); plain JSON is valid typed JSON.
 """
@@ -24,7 +27,7 @@ import msgspec
 
 from brokers import records
 from brokers.errors import Undecodable
-from replica import values
+from replica import cypher, values
 from replica.determinism import check
 from replica.errors import NotDeterministic, ValueNotDecodable
 from replica.statement import Command, Statement
@@ -44,12 +47,23 @@ REFUSED = "refused"
 #: The option of a command that may be run again after a part of it.
 IDEMPOTENT = "idempotent"
 
+#: The option that holds a command's condition.
+WHEN = "when"
+
+#: The option that holds a command's id: of several with one id, one is applied.
+ID = "id"
+
+#: Characters of an id; only its hash is remembered, but all of it lies in the log.
+ID_LENGTH = 256
+
 
 class _Body(msgspec.Struct):
     command: str
     with_key: str | None = None
     to: str | None = None
     params: dict[str, Any] = {}
+    when: str | dict[str, Any] | None = None
+    id: Any = None  # a command's; what a query's writer means by it is not ours to judge
 
 
 class _Text(msgspec.Struct):
@@ -122,6 +136,76 @@ def statements_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> tup
     return tuple(replace(statement, idempotent=True) for statement in found) if idempotent else found
 
 
+def pack_condition(when: Statement, statements: Sequence[Statement]) -> str | dict[str, Any]:
+    """The option that carries the condition of a command: its text alone where the command has its parameters.
+
+    Raises:
+      ValueNotEncodable: names the parameter.
+    """
+    shared = condition(when.text, statements[0].parameters if len(statements) == 1 else {}).parameters
+    # By identity: of equal values one may be of another type, as 1, 1.0 and true are.
+    same = shared.keys() == when.parameters.keys() and all(shared[name] is when.parameters[name] for name in shared)
+    if same and (len(statements) == 1 or not cypher.parameter_names(when.text)):
+        return when.text
+    return {"text": when.text, "parameters": encode_parameters(when.parameters)}
+
+
+def condition(text: str, parameters: Mapping[str, Any]) -> Statement:
+    """The condition of a text that has a command's *parameters*: those that it uses."""
+    used = cypher.parameter_names(text)
+    return Statement(text, {name: value for name, value in parameters.items() if name in used})
+
+
+def condition_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> Statement | None:
+    """The condition in a command's message, if there is one.
+
+    Raises:
+      Undecodable: with the reason.
+    """
+    found = message.options.get(WHEN)
+    if found is None:
+        return None
+    if not isinstance(found, str):
+        try:
+            text = msgspec.convert(found, _Text)
+        except msgspec.ValidationError as exc:
+            raise Undecodable(f"a condition is a text, or one with parameters: {exc}") from exc
+        return _statement(text.text, text.parameters)
+    statements = statements_of(message.args, message.kwargs)
+    if len(statements) == 1:
+        return condition(found, statements[0].parameters)
+    if cypher.parameter_names(found):
+        raise Undecodable("of a list of statements a condition cannot have the parameters: it has its own")
+    return Statement(found)
+
+
+def command_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy, offset: int = -1) -> Command:
+    """The command of a message, as it is written, before anybody has judged it.
+
+    Raises:
+      Undecodable: with the reason.
+    """
+    return Command(offset, statements_in(message), when=condition_in(message), id=id_in(message))
+
+
+def id_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> str | None:
+    """The id in a command's message, if there is one.
+
+    Raises:
+      Undecodable: with the reason.
+    """
+    found = message.options.get(ID)
+    if found is None:
+        return None
+    if (
+        isinstance(found, str)
+        and 0 < len(found) <= ID_LENGTH
+        and not any("\ud800" <= each <= "\udfff" for each in found)
+    ):
+        return found
+    raise Undecodable(f"an id is a text of 1 to {ID_LENGTH} characters, not {found!r}"[: 2 * ID_LENGTH])
+
+
 def _statement(text: str, parameters: Mapping[str, Any]) -> Statement:
     try:
         return Statement(text, {name: values.decode(value, f"parameters.{name}") for name, value in parameters.items()})
@@ -135,7 +219,7 @@ def read_command(record: Record, queue_name: str) -> dramatiq.Message[Any]:
         message = _read(record, queue_name, COMMAND_ACTOR)
         if message.actor_name != COMMAND_ACTOR:
             raise Undecodable(f"{message.actor_name!r} is no command; only {COMMAND_ACTOR!r} is")
-        statements_of(message.args, message.kwargs)
+        command_in(message)
     except Undecodable as exc:
         return refused_command(record, queue_name, str(exc))
     message.options.pop(REFUSED, None)  # ours to say
@@ -196,7 +280,11 @@ def _from_body(record: Record, body: Any, queue_name: str, actor_name: str) -> d
     except msgspec.ValidationError as exc:
         raise Undecodable(f"not a request: {exc}") from exc
     key = fields.with_key if fields.with_key is not None else (record.key or b"").decode(errors="replace")
-    options = {"reply_to": fields.to, "with_key": key} if fields.to is not None else {}
+    options: dict[str, Any] = {"reply_to": fields.to, "with_key": key} if fields.to is not None else {}
+    if actor_name == COMMAND_ACTOR and fields.when is not None:
+        options[WHEN] = fields.when
+    if actor_name == COMMAND_ACTOR and fields.id is not None:
+        options[ID] = fields.id
     return dramatiq.Message(
         queue_name=queue_name,
         actor_name=actor_name,
@@ -219,10 +307,17 @@ def command_of(message: dramatiq.Message[Any] | dramatiq.MessageProxy, offset: i
     refused = message.options.get(REFUSED)
     if refused is not None:
         return Command(offset, (), refused=refused)
-    statements = statements_in(message)
-    try:
-        for statement in statements:  # anyone may write to the log: the sender may not have looked
-            check(statement)
+    command = command_in(message, offset)
+    try:  # anyone may write to the log: the sender may not have looked
+        check_all(command)
     except NotDeterministic as exc:
         return Command(offset, (), refused=str(exc))
-    return Command(offset, statements)
+    return command
+
+
+def check_all(command: Command) -> None:
+    """Raise `NotDeterministic` for what a sender should have refused or frozen in *command*."""
+    for statement in command.statements:
+        check(statement)
+    if command.when is not None:
+        check(command.when, condition=True)

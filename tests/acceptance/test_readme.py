@@ -37,9 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def replicas(kafka: str, neo4j_servers: tuple[Neo4jServer, ...], folder: Path) -> Iterator[Replicas]:
-    """Three replicas whose workers know the module of the README."""
-    with replicas_of(kafka, neo4j_servers, folder, started=False) as found:
+def replicas(kafka: str, neo4j_servers: tuple[Neo4jServer, ...], redis_url: str, folder: Path) -> Iterator[Replicas]:
+    """Three replicas whose workers know the module of the README, and Redis."""
+    with replicas_of(kafka, neo4j_servers, folder, started=False, REDIS_URL=redis_url) as found:
         found.search_path = folder
         for number in (1, 2, 3):
             found.start(number, modules=("tasks", "friends"))
@@ -78,7 +78,7 @@ def test_the_examples_leave_what_they_say(replicas: Replicas) -> None:
     """On every replica alike."""
     for server in replicas.servers:
         assert value(server, "MATCH (:User {name: 'user_1'})-[:FOLLOWS]->(u) RETURN u.name") == "user_2"
-        assert value(server, "MATCH (a:Account) WITH a ORDER BY a.balance DESC RETURN collect(a.balance)") == [100, 0]
+        assert value(server, "MATCH (a:Account) WITH a ORDER BY a.balance DESC RETURN collect(a.balance)") == [70, 0]
         assert value(server, "MATCH (u:User {name: 'user_1'}) RETURN u.age") == 30
 
 

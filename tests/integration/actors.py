@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt  # noqa: TC003 - read at run time, to check the arguments
+import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +12,6 @@ import tasks
 
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     import neo4j
 
     from tasks.app import App
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 class Actors:
     born: QueryActor
     writes: QueryActor
+    given: QueryActor
+    numbers: QueryActor
+    echo: QueryActor
+    slow: QueryActor
 
 
 def make(app: App) -> Actors:
@@ -41,7 +46,29 @@ def make(app: App) -> Actors:
         """Tries to write."""
         tx.run("CREATE (:Evil)").consume()
 
-    return Actors(born, writes)
+    @app.query
+    def given(tx: neo4j.Transaction, day: dt.date, more: dict[str, list[float]]) -> list[Any]:
+        """What arrives."""
+        return [type(day).__name__, day.isoformat(), [n for numbers in more.values() for n in numbers]]
+
+    @app.query(max_rows=3)
+    def numbers(tx: neo4j.Transaction, count: int) -> list[int]:
+        """So many numbers."""
+        return list(range(count))
+
+    @app.query
+    def echo(tx: neo4j.Transaction, value: Any) -> Any:
+        """What it was given."""
+        return value
+
+    @app.query
+    def slow(tx: neo4j.Transaction, ms: int) -> int:
+        """What it was given, so many milliseconds later."""
+        logging.getLogger("actors").warning("slow_began ms=%d", ms)
+        time.sleep(ms / 1000)
+        return ms
+
+    return Actors(born, writes, given, numbers, echo, slow)
 
 
 actors = make(tasks.app)

@@ -38,7 +38,9 @@ PIECES: Final[dict[str, tuple[type, str, bool]]] = {
 }
 
 
-def _dying(method: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+def dying(method: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+    """Before *method* runs, or *after* it, SIGKILL."""
+
     @functools.wraps(method)
     def die(*args: Any, **kwargs: Any) -> None:
         if after:
@@ -54,7 +56,7 @@ def main(uri: str, user: str, password: str, offset: str, point: str, text: str)
     with connect(uri, user, password) as driver:
         applier = Applier(driver, database="neo4j", topic="command", topic_id="id")
         applier.recover(0)
-        setattr(owner, name, _dying(getattr(owner, name), after=after))
+        setattr(owner, name, dying(getattr(owner, name), after=after))
         applier.apply([Command(int(offset), (Statement(text, idempotent="IN TRANSACTIONS" in text),))])
 
 

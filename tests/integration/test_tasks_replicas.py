@@ -10,9 +10,10 @@ import pytest
 from neo4j.time import Date
 
 from replica.statement import Statement
-from tasks.errors import CommandRejected, QueryFailed, WaitTimeout
+from tasks import answers
+from tasks.errors import ArgumentRefused, CommandRejected, QueryFailed, WaitTimeout
 from tests.replicas import Replicas, replicas_of, value
-from tests.support import wait_until
+from tests.support import unique, wait_until
 
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from tasks.app import App
     from tests.conftest import Neo4jServer
+    from tests.integration.actors import Actors
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,14 @@ def app(replicas: Replicas) -> App:
     first = app.run_command.send("CREATE CONSTRAINT user_name IF NOT EXISTS FOR (u:User) REQUIRE u.name IS UNIQUE")
     assert first.wait(applied=2, timeout=60).keys() == {replicas.env(n)["GROUP_ID"] for n in (1, 2)}
     return app
+
+
+@pytest.fixture(scope="module")
+def actors(app: App) -> Actors:
+    """The query functions of the workers, as the caller knows them."""
+    from tests.integration.actors import make
+
+    return make(app)
 
 
 def test_a_command_is_on_all_replicas_when_its_receipt_says_so(app: App, replicas: Replicas) -> None:
@@ -178,11 +188,8 @@ def test_a_query_at_fault_is_answered_with_the_reason(app: App, text: str, code:
     assert not failure.value.retryable
 
 
-def test_a_query_function_runs_on_a_replica(app: App) -> None:
+def test_a_query_function_runs_on_a_replica(app: App, actors: Actors) -> None:
     """It gets a read transaction and typed arguments; its value comes back typed; its own error too."""
-    from tests.integration.actors import make
-
-    actors = make(app)
     app.run_command.send("MERGE (u:User {name: 'fn', born: $born})", born=dt.date(2000, 1, 1)).wait(applied="all")
 
     assert actors.born.send("fn", since=dt.date(1999, 1, 1)).get(10) == {"name": "fn", "born": Date(2000, 1, 1)}
@@ -190,6 +197,34 @@ def test_a_query_function_runs_on_a_replica(app: App) -> None:
         actors.born.send("nobody", since=dt.date(1999, 1, 1)).get(10)
     with pytest.raises(QueryFailed, match="AccessMode"):
         actors.writes.send().get(10)
+
+
+def test_arguments_are_what_the_function_says_on_both_sides(app: App, actors: Actors) -> None:
+    """A native date arrives as one; what another client sends, and does not fit, is answered with the reason."""
+    assert actors.given.send(dt.date(2024, 2, 29), {"a": [1, 2]}).get(10) == ["date", "2024-02-29", [1.0, 2.0]]
+    assert actors.given.send(Date(2024, 2, 29), {}).get(10) == ["date", "2024-02-29", []]
+    with pytest.raises(ArgumentRefused, match=r"'day' is datetime\.date"):
+        actors.given.send("2024-02-29", {})
+
+    waiter = app.replies.expect(unique())
+    options = {"reply_to": app.response_topic.name, "reply_partition": waiter.partition}
+    app.broker.enqueue(dramatiq.Message("request", "given", ("x", {}), {}, options, waiter.correlation_id))
+    record = waiter.get(10)
+    waiter.close()
+    assert record is not None
+    answer = answers.decode(record.value)
+    assert answer is not None
+    assert answer.error is not None
+    assert answer.error.code == "Replica.ArgumentRefused"
+    assert "given: the argument 'day' is datetime.date, and 'x' (str) was given" in answer.error.message
+
+
+def test_a_function_with_more_rows_than_the_caller_wants_fails(actors: Actors) -> None:
+    """A list cannot say that it was cut.  The decorator's limit holds unless the call has another one."""
+    assert actors.numbers.send(3).get(10) == [0, 1, 2]
+    with pytest.raises(QueryFailed, match="gives 4 rows, and max_rows is 3"):
+        actors.numbers.send(4).get(10)
+    assert len(actors.numbers.send_with_options(args=(4,), max_rows=4).get(10)) == 4
 
 
 def test_a_query_without_a_worker_times_out_with_its_name(app: App) -> None:

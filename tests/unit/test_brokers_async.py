@@ -56,7 +56,7 @@ class SlowProducer(Producer):
     def confirm_all(self) -> None:
         """In the client's thread."""
         for offset, pending in enumerate(self.taken):
-            pending.report(None, _reported(pending, offset))
+            pending(None, _reported(pending, offset))
 
 
 def _reported(pending: Pending, offset: int) -> Any:

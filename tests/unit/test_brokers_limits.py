@@ -307,7 +307,7 @@ def test_a_message_that_cannot_be_put_off_is_not_acknowledged(
     broker.emit_before("enqueue", message, None)
     broker.emit_after("enqueue", message, None)
     broker.emit_before("process_message", in_flight(broker, work.message()))  # within the limit
-    monkeypatch.setattr(broker._sending, "_prepare", refuse)
+    monkeypatch.setattr(broker._sending, "_made", refuse)
     over = in_flight(broker, message)
     with pytest.raises(PutOff):
         broker.emit_before("process_message", over)

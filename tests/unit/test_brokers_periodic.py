@@ -172,7 +172,7 @@ def test_a_process_declares_what_it_works_on_and_tries_again_when_it_must() -> N
     assert [pending.record.key for pending in posted] == [b"periodic/p-mine/report/cron 0 3 * * * UTC"]
     assert posted[0].record.partition == 0
 
-    posted[0].report(KafkaError(KafkaError._MSG_TIMED_OUT), None)  # errors have no message
+    posted[0](KafkaError(KafkaError._MSG_TIMED_OUT), None)  # errors have no message
     declarations.renew()
     declarations._not_before = 0.0  # the pause is over
     declarations.renew()

@@ -46,10 +46,12 @@ def test_semicolons_end_statements_but_not_inside_texts_names_and_comments(
 
 def test_lines_of_json_are_recognised_by_their_first_character() -> None:
     """Bodies as any Kafka client sends them; blank lines between them are nothing."""
-    text = '\n{"command": "A", "params": {"x": 1}}\n\n{"command": "B;", "with_key": "k"}'
+    text = (
+        '\n{"command": "A", "params": {"x": 1}}\n\n{"command": "B;", "with_key": "k", "when": "RETURN true", "id": "i"}'
+    )
     assert list(statements.read(io.BytesIO(text.encode()))) == [
         statements.Item(2, Statement("A", {"x": 1})),
-        statements.Item(4, Statement("B;", {}), "k"),
+        statements.Item(4, Statement("B;", {}), {"key": "k", "when": "RETURN true", "id": "i"}),
     ]
 
 

@@ -35,6 +35,8 @@ def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
         (["enqueue-command", "RETURN 1", "--file", "-"], "either the text of one command, or --file"),
         (["enqueue-command", "--file", "-", "-p", "a=1"], "belong to one command"),
         (["enqueue-command", "--file", "-", "--key", "k"], "belong to one command"),
+        (["enqueue-command", "--file", "-", "--when", "RETURN true"], "belong to one command"),
+        (["enqueue-command", "--file", "-", "--id", "order-1"], "belong to one command"),
         (["enqueue-command", "--file", "no-such-file"], "No such file"),
         (["enqueue-command", "RETURN 1", "--wait", "some"], "'some' is not one of"),
         (["enqueue-command", "RETURN 1", "--timeout", "0"], "0"),
@@ -58,6 +60,7 @@ def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
         (["replica", "quarantine", "replica-1", "--lift"], "Give --reason, or --lift with --force"),
         (["replica", "quarantine", "replica-1", "--force", "--reason", "r"], "Give --reason, or --lift with --force"),
         (["replica", "add", "--name", "replica-4"], "Missing option '--neo4j-uri'"),
+        (["replica", "add", "--name", "orders/replica-4", "--neo4j-uri", "bolt://x:1"], "has no slash"),
         (["delayed", "cancel"], "Give ids, --queue or --actor"),
         (["delayed", "list", "--limit", "-1"], "-1"),
     ],
@@ -88,3 +91,11 @@ def test_every_command_takes_json() -> None:
     """As the README says."""
     for name, command in commands(cli.main):
         assert any("--json" in parameter.opts for parameter in command.params), name
+
+
+def test_a_result_without_a_store_names_the_setting() -> None:
+    """And is wrong usage: nothing was asked."""
+    done = run("result", "some-id", "--state-dir", "no-such-stack", BROKERS="localhost:1", REDIS_URL="")
+
+    assert done.exit_code == 2
+    assert "set REDIS_URL" in done.output

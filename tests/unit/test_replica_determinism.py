@@ -466,7 +466,7 @@ def test_what_is_drawn_for_each_row_stays_refused_in_batches() -> None:
 
 def test_every_rule_has_an_example() -> None:
     """The table and its examples are the same list."""
-    assert RULES.keys() == {"clock", "random", "generated-name", "unordered-batches", *REFUSED, *TOLD}
+    assert RULES.keys() == {"clock", "random", "generated-name", "unordered-batches", "condition", *REFUSED, *TOLD}
     assert {rule for _, rule in PREFIXES} <= RULES.keys()
     assert all(name == name.lower() for name in FUNCTIONS | PROCEDURES)
 

@@ -153,6 +153,19 @@ def test_a_refused_command_is_exit_code_four_with_the_way_to_write_it() -> None:
     assert run("RETURN 1", "-p", "nothing").exit_code == 2
 
 
+def test_the_command_line_explains_a_condition_beside_its_command() -> None:
+    """With the parameters that it uses; a refused one is exit code 4."""
+    command = ("MATCH (a:A {id: $id}) SET a.n = $n", "-p", "id=1", "-p", "n=2", "--when")
+    told = json.loads(run(*command, "MATCH (a:A {id: $id}) WHERE a.at < datetime() RETURN true", "--json").stdout)
+    assert told["condition"]["verdict"] == "frozen"
+    assert told["condition"]["frozen"]["text"] == "MATCH (a:A {id: $id}) WHERE a.at < $__now_datetime RETURN true"
+    assert told["condition"]["original"]["parameters"] == {"id": 1}
+    result = run(*command, "CREATE (:A) RETURN true")
+    assert result.exit_code == 4
+    assert "condition   CREATE (:A) RETURN true" in result.stdout
+    assert "CREATE may write" in result.stdout
+
+
 def test_a_second_opinion_that_cannot_be_had_is_an_error() -> None:
     """No verdict is given in its place."""
     result = run("CREATE (:X)", "--check")

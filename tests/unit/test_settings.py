@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
-from settings import Settings, environment_names
+from ops import streams
+from settings import Settings, environment_names, stream_chosen
 
 
 if TYPE_CHECKING:
@@ -120,3 +121,45 @@ def test_a_claim_store_is_a_folder_or_redis(url: str) -> None:
     """By a whole path: workers have other working directories than callers."""
     with pytest.raises(ValidationError, match="CLAIM_STORE"):
         made(CLAIM_STORE=url)
+
+
+def test_a_stream_stands_in_the_name_of_every_topic_and_group() -> None:
+    """Without one, names are what they were."""
+    plain, orders = made(B_TOPIC_PREFIX="x-"), made(B_TOPIC_PREFIX="x-", STREAM="orders", REPLY_TOPICS="more")
+    assert (plain.topic("command"), plain.group("replica-1")) == ("x-command", "replica-1")
+    assert (orders.topic("command"), orders.group("replica-1")) == ("x-orders.command", "orders/replica-1")
+    assert orders.allowed_reply_topics == {"x-orders.response", "x-orders.more"}
+
+
+@pytest.mark.parametrize("name", ["Orders", "a.b", "a/b", "-a", "a b", "x" * 65])
+def test_the_name_of_a_stream_can_be_taken_for_nothing_else(name: str) -> None:
+    """It has no dot, after which the topic begins, and no slash, after which the group does."""
+    with pytest.raises(ValidationError, match="STREAM"):
+        made(STREAM=name)
+
+
+@pytest.mark.parametrize("setting", ["GROUP_ID", "QUERY_GROUP_ID"])
+def test_a_group_cannot_be_named_like_one_of_a_stream(setting: str) -> None:
+    """So that no two share a group, whatever they are called."""
+    with pytest.raises(ValidationError, match="no slash"):
+        made(**{setting: "orders/replica-1"})
+
+
+def test_a_chosen_stream_is_the_environments_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is again what it was, set or not."""
+    with stream_chosen("orders"):
+        assert made().stream == "orders"
+        with stream_chosen(None):
+            assert made().stream == "orders"
+    assert made().stream == ""
+    monkeypatch.setenv("STREAM", "stock")
+    with stream_chosen("orders"):
+        assert made().stream == "orders"
+    assert made().stream == "stock"
+
+
+def test_streams_are_known_by_two_of_their_topics() -> None:
+    """Another program's topic that ends alike is none; nor is one under another prefix."""
+    topics = ["x-command", "x-replicas", "x-orders.command", "x-orders.replicas", "x-foo.command", "y-bar.command"]
+    topics += ["y-bar.replicas", "x-a.b.command", "x-a.b.replicas", "x-orders.commands"]
+    assert streams.names(topics, made(B_TOPIC_PREFIX="x-", STREAM="any")) == ["", "orders"]

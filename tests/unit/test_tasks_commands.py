@@ -12,6 +12,7 @@ from replica.statement import Command, Statement
 from settings import Settings
 from tasks import wire
 from tasks.app import App
+from tasks.commands import CommandGuard
 from tasks.errors import CommandRefused, OptionUnknown
 
 
@@ -71,6 +72,93 @@ def test_a_command_that_commits_in_pieces_has_to_be_declared_and_says_so_in_the_
     assert wire.command_of(message, 7) == Command(7, (Statement(IN_TRANSACTIONS, {"rows": [1]}, idempotent=True),))
     undeclared = message.copy(options={"idempotent": "yes"})
     assert "commits in pieces" in str(wire.command_of(undeclared, 7).refused)
+
+
+WHEN = "MATCH (a:A {id: $id}) RETURN a.n > 0"
+
+
+def test_a_condition_travels_as_it_was_written_where_it_has_its_commands_parameters(app: App) -> None:
+    """So that it can be read in the log; the replica gets it with those of them that it uses."""
+    message = app.run_command.message_with_options(args=("CREATE (:X {n: $n})",), kwargs={"id": 1, "n": 2}, when=WHEN)
+
+    assert message.options == {"when": WHEN}
+    assert message.kwargs == {"id": 1, "n": 2}
+    assert wire.command_of(message, 7) == Command(
+        7, (Statement("CREATE (:X {n: $n})", {"id": 1, "n": 2}),), when=Statement(WHEN, {"id": 1})
+    )
+
+
+def test_a_condition_may_have_parameters_of_its_own(app: App) -> None:
+    """With several statements it has to; also where a value only looks the same."""
+    two = [Statement("CREATE (:X)"), Statement("CREATE (:Y)")]
+    for args, when in ((two, Statement(WHEN, {"id": 5})), ("CREATE (:X {n: $id})", Statement(WHEN, {"id": True}))):
+        kwargs = {"id": 1} if isinstance(args, str) else {}
+        message = app.run_command.message_with_options(args=(args,), kwargs=kwargs, when=when)
+        assert message.options == {"when": {"text": WHEN, "parameters": dict(when.parameters)}}
+        assert wire.command_of(message, 7).when == when
+
+    with pytest.raises(CommandRefused, match="make it a Statement"):
+        app.run_command.message_with_options(args=(two,), when=WHEN)
+    assert app.run_command.message_with_options(args=(two,), when="RETURN true").options == {"when": "RETURN true"}
+
+
+def test_the_clock_of_a_condition_is_that_of_its_command(app: App) -> None:
+    """One instant; a value drawn by chance is another one in each text."""
+    message = app.run_command.message_with_options(
+        args=("CREATE (:X {at: datetime(), r: rand()})",), when="RETURN datetime() IS NOT NULL AND rand() < 2"
+    )
+    found = wire.command_of(message, 7)
+
+    assert found.refused is None
+    assert found.when is not None
+    assert found.when.parameters["__now_datetime"] == found.statements[0].parameters["__now_datetime"]
+    assert found.when.parameters["__rand_1"] != found.statements[0].parameters["__rand_1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "when", "said"),
+    [
+        ("CREATE (:X)", "CREATE (:Y) RETURN true", "it only reads"),
+        ("CREATE (:X)", "MATCH (n:X) RETURN n.x LIMIT 1", "without ORDER BY"),
+        ("CREATE INDEX i FOR (n:X) ON (n.a)", "RETURN true", "a schema change has no condition"),
+        ("CREATE (:X)", 5, "a text or a Statement"),
+    ],
+)
+def test_a_condition_that_no_replica_would_look_at_is_not_sent(app: App, text: str, when: Any, said: str) -> None:
+    """With the reason; also where somebody made the message by hand."""
+    with pytest.raises(CommandRefused, match=said):
+        app.run_command.message_with_options(args=(text,), when=when)
+    by_hand = app.run_command.message(text).copy(options={"when": when})
+    with pytest.raises(CommandRefused):
+        CommandGuard("command").before_enqueue(app.broker, by_hand, None)
+
+
+def test_a_command_function_may_have_a_condition(app: App) -> None:
+    """It has the parameters of the function's statement."""
+
+    @app.command
+    def make(name: str) -> Statement:
+        return Statement("CREATE (:X {id: $id})", {"id": name})
+
+    message = make.message_with_options(args=("a",), when=WHEN)
+
+    assert message.options == {"when": WHEN, "command": "make"}
+    assert wire.command_of(message, 1).when == Statement(WHEN, {"id": "a"})
+
+
+def test_an_id_travels_with_its_command_and_is_a_text(app: App) -> None:
+    """Without one nothing does."""
+    message = app.run_command.message_with_options(args=("CREATE (:X)",), id="order-4711")
+
+    assert message.options == {"id": "order-4711"}
+    assert wire.command_of(message, 7).id == "order-4711"
+    assert app.run_command.message_with_options(args=("CREATE (:X)",), id=None).options == {}
+    for wrong in ("", 5, "x" * 257, "half a \ud83d"):
+        with pytest.raises(CommandRefused, match="an id is a text"):
+            app.run_command.message_with_options(args=("CREATE (:X)",), id=wrong)
+        by_hand = message.copy(options={"id": wrong})
+        with pytest.raises(CommandRefused, match="an id is a text"):
+            CommandGuard("command").before_enqueue(app.broker, by_hand, None)
 
 
 def test_clock_and_randomness_are_values_before_the_log(app: App) -> None:

@@ -125,7 +125,7 @@ def test_a_message_for_later_has_no_level(option: str) -> None:
 def test_the_option_that_travels_is_nobodys_to_set() -> None:
     """It is made of the others."""
     app = App(Settings(REDIS_URL=None))
-    with pytest.raises(OptionUnknown, match="queries have no option level; they have at_least, key"):
+    with pytest.raises(OptionUnknown, match="queries have no option level; they have at_least, deadline, key"):
         app.run_query.send_with_options(args=("RETURN 1",), level={})
 
 

@@ -49,6 +49,63 @@ def message(
     return json.dumps(fields | {"options": options or {}, "message_id": "m", "message_timestamp": 1}).encode()
 
 
+@pytest.mark.parametrize("when", ["RETURN $n = 1", {"text": "RETURN $n = 1", "parameters": {"n": 1}}])
+def test_a_plain_command_body_may_have_a_condition(when: Any) -> None:
+    """With the parameters of the command, or its own."""
+    body = {"command": "CREATE (:X {n: $n, m: $m})", "params": {"n": 1, "m": 2}, "when": when}
+
+    found = wire.command_of(wire.read_command(record(json.dumps(body).encode()), "command"), 7)
+
+    assert found.when == Statement("RETURN $n = 1", {"n": 1})
+    assert found.statements == (Statement("CREATE (:X {n: $n, m: $m})", {"n": 1, "m": 2}),)
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        (5, "when"),
+        ({"parameters": {}}, "text"),
+        ({"text": "RETURN $d", "parameters": {"d": {"$type": "Date", "_value": "soon"}}}, "parameters.d"),
+        ("CREATE (:X) RETURN true", "only reads"),
+        ("RETURN rand() < 0.5", "freeze the statement"),
+    ],
+)
+def test_a_bad_condition_refuses_its_command_on_every_replica(when: Any, said: str) -> None:
+    """It is never passed over: without it the command would mean something else."""
+    body = {"command": "CREATE (:X)", "when": when}
+
+    found = wire.command_of(wire.read_command(record(json.dumps(body).encode()), "command"), 7)
+
+    assert found.statements == ()
+    assert said in (found.refused or "")
+
+
+def test_a_list_of_statements_shares_no_parameters_with_its_condition() -> None:
+    """Which of them it would mean, nobody can tell."""
+    statements = [{"text": "RETURN $n", "parameters": {"n": 1}}, {"text": "RETURN 1"}]
+    for when, refused in (("RETURN $n = 1", True), ("RETURN true", False)):
+        raw = message("run_command", statements, options={"when": when})
+        found = wire.command_of(wire.read_command(record(raw), "command"), 7)
+        assert (found.refused is not None) is refused
+
+
+def test_a_plain_command_body_may_have_an_id() -> None:
+    """A wrong one refuses the command: without it, it might be applied twice."""
+    for id_, refused in (("order-1", False), ("", True), (5, True), ({"a": 1}, True)):
+        body = json.dumps({"command": "CREATE (:X)", "id": id_}).encode()
+        found = wire.command_of(wire.read_command(record(body), "command"), 7)
+        assert (found.refused is not None, found.id) == (refused, None if refused else id_)
+
+
+def test_the_id_of_a_plain_query_is_its_writers_own() -> None:
+    """It always was passed over."""
+    body = json.dumps({"to": "response", "with_key": "k", "command": "RETURN 1", "id": 5}).encode()
+    assert wire.read_request(record(body), "request", REPLY_TOPICS).options == {
+        "reply_to": "p-response",
+        "with_key": "k",
+    }
+
+
 def test_a_plain_command_body_becomes_a_command() -> None:
     """Any Kafka client may write the body of the original interface, with parameters beside it."""
     body = {"with_key": "command_key", "command": "MERGE (u:User {name: $name})", "params": {"name": "user_1"}}

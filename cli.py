@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import click
 
+from ops.cancelling_cli import cancel_query
 from ops.claims_cli import claims
 from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
 from ops.control_cli import control
@@ -59,22 +60,10 @@ def main(*, debug: bool) -> None:
 
 
 replica.add_command(skip)
-for one in (
-    claims,
-    control,
-    dead,
-    delayed,
-    explain_command,
-    keys,
-    log,
-    replica,
-    result,
-    shell,
-    snapshot,
-    streams,
-    verify,
-):
+for one in (cancel_query, explain_command, result, shell, streams, verify):
     main.add_command(one)
+for group in (claims, control, dead, delayed, keys, log, replica, snapshot):
+    main.add_command(group)
 
 
 @main.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Command, json_option, print_json, state_dir_option
+from ops.console import Command, json_option, print_json, state_dir_option, stream_option
 
 
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds to wait for its end.",
 )
+@stream_option
 @state_dir_option
 @json_option
 def cancel_query(*, query: str, timeout: float, state_dir: Path, as_json: bool) -> None:
     """End the query of that id, on whichever replica it runs; whoever asked it is told.
 
-    `enqueue-query --format jsonl` and Python's `result.message_id` say the id; `control inspect` lists what runs.
+    Python's `result.message_id` says the id; `control inspect` lists what runs.
 
     Exit codes: 3 no worker has ended it in time; it will not begin any more.
     """

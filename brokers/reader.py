@@ -119,6 +119,7 @@ class RecordMessage(dramatiq.MessageProxy):
 
     def __init__(self, message: dramatiq.Message[Any], record: Record) -> None:
         super().__init__(message)
+        self.__dict__.update(message.__dict__)  # as in a `KafkaMessageProxy`
         self.record = record
 
 

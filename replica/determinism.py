@@ -69,12 +69,23 @@ def freeze(statement: Statement, *, now: dt.datetime, random: Random, condition:
 
 def check(statement: Statement, *, condition: bool = False) -> None:
     """Raise `NotDeterministic` if anything in *statement* should have been frozen or refused by its sender."""
+    if _is_plain(statement, condition=condition):
+        return
     judgement = _judged(statement, condition=condition)
     for finding in judgement.findings:
         if RULES[finding.rule].verdict is Verdict.FREEZE:
             raise NotDeterministic(
                 f"{finding.what}: {RULES[finding.rule].reason}", "freeze the statement at the sender", finding.rule
             )
+
+
+def _is_plain(statement: Statement, *, condition: bool) -> bool:
+    """Whether nothing can be said against the text, nor against any value of its parameters: so are most."""
+    judgement = _judgement(statement, condition=condition)
+    touched = judgement.findings or judgement.schema or judgement.zones or judgement.temporal
+    if touched or cypher.RESERVED_PREFIX in statement.text:
+        return False
+    return not any(name.startswith(cypher.RESERVED_PREFIX) for name in statement.parameters)
 
 
 def findings(statement: Statement, *, condition: bool = False) -> tuple[Finding, ...]:

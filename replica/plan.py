@@ -59,6 +59,10 @@ class Group:
 
 def verdict(command: Command) -> Outcome | None:
     """The rejected outcome of a command that no server needs to see, or None."""
+    return None if _is_plain(command) else _verdict(command)
+
+
+def _verdict(command: Command) -> Outcome | None:
     if command.skipped is not None:
         return _rejected(command, SKIPPED, command.skipped)
     if command.refused is not None:
@@ -71,6 +75,16 @@ def verdict(command: Command) -> Outcome | None:
     if command.when is not None and (reason := _condition_refusal(command, command.when)):
         return _rejected(command, UNSUPPORTED, reason)
     return _schema_verdict(command) if is_schema(command) else None
+
+
+def _is_plain(command: Command) -> bool:
+    """Whether it is one statement with nothing special about it: so are most, and they are looked at several times."""
+    if len(command.statements) != 1 or command.when is not None:
+        return False
+    if command.skipped is not None or command.refused is not None:
+        return False
+    text = cypher.analyse(command.statements[0].text)
+    return text.refusal is None and not (text.own_transactions or text.schema)
 
 
 def _refusal(command: Command, statement: Statement) -> str | None:
@@ -117,6 +131,8 @@ def _rejected(command: Command, code: str, message: str) -> Outcome:
 
 def kind_of(command: Command) -> Kind:
     """How *command* must be applied."""
+    if _is_plain(command):
+        return Kind.ALONE if cypher.analyse(command.statements[0].text).alone else Kind.BATCH
     if verdict(command) is not None:
         return Kind.BATCH
     if is_schema(command):

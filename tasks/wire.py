@@ -19,6 +19,7 @@ Parameters are typed JSON (see `replica.values`); plain JSON is valid typed JSON
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from brokers.records import Record
 
+logger = logging.getLogger("tasks.wire")
+
 COMMAND_ACTOR = "run_command"
 QUERY_ACTOR = "run_query"
 
@@ -52,6 +55,12 @@ WHEN = "when"
 
 #: The option that holds a command's id: of several with one id, one is applied.
 ID = "id"
+
+#: What typed JSON is the same as itself for: most parameters are such, and looking for more in them takes time.
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+#: Where a message that was read keeps its command: reading and judging it takes longer than all else, and is done once.
+_JUDGED = "judged_command"
 
 #: Characters of an id; only its hash is remembered, but all of it lies in the log.
 ID_LENGTH = 256
@@ -207,6 +216,8 @@ def id_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> str | None:
 
 
 def _statement(text: str, parameters: Mapping[str, Any]) -> Statement:
+    if _SCALARS.issuperset(map(type, parameters.values())):
+        return Statement(text, dict(parameters))
     try:
         return Statement(text, {name: values.decode(value, f"parameters.{name}") for name, value in parameters.items()})
     except ValueNotDecodable as exc:
@@ -219,10 +230,14 @@ def read_command(record: Record, queue_name: str) -> dramatiq.Message[Any]:
         message = _read(record, queue_name, COMMAND_ACTOR)
         if message.actor_name != COMMAND_ACTOR:
             raise Undecodable(f"{message.actor_name!r} is no command; only {COMMAND_ACTOR!r} is")
-        command_in(message)
+        command = command_in(message, record.offset)
     except Undecodable as exc:
         return refused_command(record, queue_name, str(exc))
     message.options.pop(REFUSED, None)  # ours to say
+    try:
+        vars(message)[_JUDGED] = _judged(command)
+    except Exception:
+        logger.warning("command_not_judged record=%s", record, exc_info=True)
     return message
 
 
@@ -259,6 +274,11 @@ def read_request(record: Record, queue_name: str, reply_topics: Mapping[str, str
 
 
 def _read(record: Record, queue_name: str, actor_name: str) -> dramatiq.Message[Any]:
+    if record.value is not None and b'"actor_name"' in record.value:  # nearly always Dramatiq's form: read it once
+        try:
+            return records.decode(record, queue_name)
+        except Undecodable:
+            pass  # a body may have the word in it
     body = _json(record)
     if isinstance(body, dict) and "command" in body and "actor_name" not in body:
         return _from_body(record, body, queue_name, actor_name)
@@ -307,11 +327,17 @@ def command_of(message: dramatiq.Message[Any] | dramatiq.MessageProxy, offset: i
     refused = message.options.get(REFUSED)
     if refused is not None:
         return Command(offset, (), refused=refused)
-    command = command_in(message, offset)
+    command: Command | None = vars(message).get(_JUDGED)
+    if command is None or command.offset != offset:
+        command = _judged(command_in(message, offset))
+    return command
+
+
+def _judged(command: Command) -> Command:
     try:  # anyone may write to the log: the sender may not have looked
         check_all(command)
     except NotDeterministic as exc:
-        return Command(offset, (), refused=str(exc))
+        return Command(command.offset, (), refused=str(exc))
     return command
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from neo4j.time import Date, DateTime, Time
 
 from replica import cypher, plan, values
-from replica.determinism import Frozen, check, freeze
+from replica.determinism import Frozen, check, findings, freeze
 from replica.errors import NotDeterministic
 from replica.rules import FUNCTIONS, PREFIXES, PROCEDURES, RULES, Verdict
 from replica.statement import Command, Statement
@@ -620,3 +620,65 @@ def test_calls_are_found_in_any_spelling_and_nothing_else_is(expression: tuple[s
     text, expected = expression
     written = frozen(frame.format(text)).statement.text
     assert "".join(written.split()) == "".join(frame.format(expected).split())
+
+
+@given(
+    st.sampled_from(
+        [
+            "CREATE (:X {n: $n})",
+            "CREATE (:X {n: $__now_date})",
+            "CREATE (:X {n: date($n)})",
+            "CREATE (:X {n: timestamp()})",
+            "CREATE INDEX $n FOR (x:X) ON (x.n)",
+            "CREATE INDEX FOR (x:X) ON (x.n)",
+            "MATCH (n) SET n.`__now_date` = 1",
+            "LOAD CSV FROM 'x' AS x CREATE (:X)",
+            "MATCH (x:X) CALL (x) { DELETE x } IN TRANSACTIONS",
+            "(",
+        ]
+    ),
+    st.dictionaries(st.sampled_from(["n", "__now_date", "__now_", "__rows"]), st.sampled_from([1, "now", None])),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_is_passed_at_a_glance_is_what_a_close_look_passes(
+    text: str, parameters: dict[str, Any], idempotent: bool, condition: bool
+) -> None:
+    """By all rules, in text and parameters."""
+    statement = Statement(text, parameters, idempotent=idempotent)
+
+    glanced = _passes(statement, condition=condition)
+
+    refused_or_frozen = {Verdict.REFUSE, Verdict.FREEZE}
+    close = not any(RULES[one.rule].verdict in refused_or_frozen for one in findings(statement, condition=condition))
+    assert glanced == close
+
+
+def _passes(statement: Statement, *, condition: bool) -> bool:
+    try:
+        check(statement, condition=condition)
+    except NotDeterministic:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "code"),
+    [
+        ("CREATE (:X)", plan.Kind.BATCH, None),
+        ("MATCH (x:X) DELETE x", plan.Kind.ALONE, None),
+        ("CREATE INDEX i FOR (x:X) ON (x.n)", plan.Kind.SCHEMA, None),
+        ("CREATE INDEX FOR (x:X) ON (x.n)", plan.Kind.BATCH, plan.UNNAMED),
+        ("MATCH (x:X) CALL (x) { DETACH DELETE x } IN TRANSACTIONS", plan.Kind.BATCH, plan.UNSUPPORTED),
+    ],
+)
+def test_a_special_text_is_never_taken_for_a_plain_one(text: str, kind: plan.Kind, code: str | None) -> None:
+    """Nor what was skipped or refused for a plain command."""
+    command = Command(0, (Statement(text),))
+    verdict = plan.verdict(command)
+
+    assert plan.kind_of(command) is kind
+    assert (verdict and verdict.code) == code
+    for ended in (replace(command, skipped="why"), replace(command, refused="why")):
+        assert plan.verdict(ended) is not None
+        assert plan.kind_of(ended) is plan.Kind.BATCH

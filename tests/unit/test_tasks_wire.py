@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from brokers.errors import Undecodable
 from brokers.records import Record
+from replica import values
 from replica.statement import Command, Statement
 from tasks import wire
 
@@ -230,3 +231,57 @@ def test_a_record_that_may_not_be_read_is_a_refused_command() -> None:
     assert found == wire.refused_command(unsigned, "command", "Unsigned: no signature")
     command = wire.command_of(found, 7)
     assert (command.refused, command.statements) == ("Unsigned: no signature", ())
+
+
+#: Parameters that are what they look like, and such that typed JSON means something else by.
+PARAMETERS = st.dictionaries(
+    st.sampled_from(["a", "b", "actor_name", "__now_date"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.just([1, [2]])
+    | st.just({"x": {"$type": "Date", "_value": "2024-02-29"}})
+    | st.just({"$type": "Integer", "_value": "9007199254740993"})
+    | st.just({"$type": "Date", "_value": "soon"}),
+)
+TEXTS = st.sampled_from(
+    ["CREATE (:X {n: $a})", "CREATE (:X {n: rand()})", "CREATE (:X {n: date($a)})", "CREATE (:X {n: $__now_date})", "("]
+)
+
+
+@given(
+    TEXTS, PARAMETERS, st.booleans(), st.sampled_from([{}, {"when": "RETURN $a"}, {"id": "i"}, {"idempotent": True}])
+)
+def test_a_command_is_the_same_whether_it_was_judged_when_it_was_read_or_is_judged_now(
+    text: str, parameters: dict[str, Any], plain: bool, options: dict[str, Any]
+) -> None:
+    """Typed values, refused texts and refused values among them."""
+    body = json.dumps({"command": text, "params": parameters, **options}).encode()
+    value = body if plain else message(wire.COMMAND_ACTOR, text, kwargs=parameters, options=options)
+    read = wire.read_command(record(value), "command")
+
+    found = wire.command_of(read, 7)
+
+    assert found == wire.command_of(read.copy(), 7)  # a copy has its fields alone
+    assert repr(found) == repr(wire.command_of(read.copy(), 7))  # 1, 1.0 and true are equal
+    if found.refused is None:
+        decoded = {name: values.decode(one) for name, one in parameters.items()}
+        assert repr(found.statements[0].parameters) == repr(decoded)
+
+
+def test_a_command_that_was_read_at_another_offset_is_judged_for_the_one_that_is_asked_for() -> None:
+    """What was judged names its offset."""
+    read = wire.read_command(record(message(wire.COMMAND_ACTOR, "CREATE (:X)")), "command")
+
+    assert wire.command_of(read, 8).offset == 8
+
+
+def test_a_plain_body_may_name_an_actor_among_its_parameters() -> None:
+    """It is no message of Dramatiq's for that."""
+    value = b'{"command": "CREATE (:X {n: $actor_name})", "params": {"actor_name": "run_query"}}'
+
+    found = wire.command_of(wire.read_command(record(value), "command"), 7)
+
+    assert found == Command(7, (Statement("CREATE (:X {n: $actor_name})", {"actor_name": "run_query"}),))

@@ -27,8 +27,8 @@ install: $(VENV)/.dev ## everything, for development, into .venv
 demo: $(VENV)/.demo ## Kafka, three replicas and a walk through what they do (ARGS=... go to the demo)
 	@$(BIN)/python cli.py demo $(ARGS)
 
-test: $(VENV)/.dev ## all tests but the slow ones (ARGS=... go to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## all tests but the slow ones, in two processes with servers of their own (ARGS=... go to pytest)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 chaos: $(VENV)/.dev ## the slow ones: servers and workers are killed for minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tasks import outcomes
+
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -103,10 +105,8 @@ def chunks(
 
 def decode(value: bytes | None) -> Answer | None:
     """The answer in a record, or none when it is something else."""
-    try:
-        return msgspec.json.decode(value or b"", type=Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    found: Answer | None = outcomes.decode(value, Answer)
+    return found
 
 
 def together(rows: Iterable[bytes]) -> tuple[msgspec.Raw, ...]:

@@ -154,15 +154,13 @@ class Decisions:
                 self._reset()
             self._broker.topics.ensure(self.spec)
             held: dict[tuple[Kind, str], Decision] = {}
-            former, self._reader = (
-                self._reader,
-                replies.follow(
-                    self._broker.client_settings,
-                    self.spec.name,
-                    lambda record: self._heard(held, record),
-                    timeout_s=self._timeout_s,
-                ),
+            reader = replies.follow(
+                self._broker.client_settings,
+                self.spec.name,
+                lambda record: self._heard(held, record),
+                timeout_s=self._timeout_s,
             )
+            former, self._reader = self._reader, reader
             with self.changed:
                 self._held = held
             if former is not None:

@@ -146,9 +146,12 @@ class Buffer:
     Any thread.  Methods whose names begin with an underscore are called with the condition held.
     """
 
-    def __init__(self, queue: Queue, changed: threading.Condition | None = None) -> None:
+    def __init__(self, queue: Queue, beside: Buffer | None = None) -> None:
+        """*beside*: the buffer of another level of *queue*; they are locked together."""
         self.queue = queue
-        self.changed = changed or threading.Condition()
+        # The lock of the condition: what happens once a message goes to it directly, for a fifth of the price.
+        self.lock: threading.RLock = threading.RLock() if beside is None else beside.lock
+        self.changed: threading.Condition = threading.Condition(self.lock) if beside is None else beside.changed
         self.stopped: str | None = None
         self.alone = Alone()
         self._suspect: Unit | None = None  # to be handed out alone
@@ -174,7 +177,7 @@ class Buffer:
 
     def deliver(self, assignment: Assignment, records: Sequence[Record]) -> None:
         """Take in records that Kafka delivered, in log order."""
-        with self.changed:
+        with self.lock:
             assignment.wait_for(records)
             if assignment.watch is None or not assignment.watch.keep(records):
                 self._arrived(assignment, records)
@@ -297,7 +300,7 @@ class Buffer:
     def take(self, limit: int, timeout_s: float) -> Unit | None:
         """The next unit, or none within *timeout_s*: *limit* units are out already, or the queue is paused."""
         deadline = None
-        with self.changed:
+        with self.lock:
             while self.stopped is None:
                 full = len(self._out) >= limit
                 unit = None if full or self.paused is not None else self._next_or_suspect()
@@ -337,13 +340,13 @@ class Buffer:
 
     def begin(self, unit: Unit) -> bool:
         """Work on *unit* begins; false when it was recalled, since it now belongs to somebody else."""
-        with self.changed:
+        with self.lock:
             unit.begun = unit in unit.assignment.running
             return unit.begun
 
     def finish(self, unit: Unit) -> None:
         """*unit* is done, for good.  What was done for a former assignment is remembered too: done is done."""
-        with self.changed:
+        with self.lock:
             assignment = unit.assignment
             if unit in assignment.running:
                 for record in unit.records:

@@ -36,6 +36,10 @@ logger = logging.getLogger("brokers.consumer")
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.1
 PAUSE_PER_COMMIT = 40
 
+#: The same in a process that works all the time, of which each commit takes something away: the share of a processor
+#: above which it does, and the pause, some 5 ms.
+BUSY_SHARE, BUSY_PAUSE_PER_COMMIT = 0.8, 160
+
 #: Seconds after a commit in which another one is likely.
 LIVELY_S = 0.05
 
@@ -63,6 +67,7 @@ class Commits:
         self._asked_at = 0.0
         self._told_at = 0.0
         self._pause_s = SHORTEST_PAUSE_S
+        self._cpu_s = 0.0  # of the whole process when the last commit was sent
         self._failed = False
 
     @property
@@ -87,10 +92,16 @@ class Commits:
             client.commit(offsets=offsets_of(self._asked), asynchronous=True)
         except KafkaException as exc:
             self.answered(exc.args[0], [])
-        self._told_at = now
         # Its own work: time in which other threads had the interpreter is no reason to commit less often.
-        pause_s = PAUSE_PER_COMMIT * (time.thread_time() - began)
+        pause_s = self._pauses(now) * (time.thread_time() - began)
         self._pause_s = min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+        self._told_at = now
+
+    def _pauses(self, now: float) -> int:
+        """How many times as long as the commit of *now* took the pause after it is."""
+        before, self._cpu_s = self._cpu_s, time.process_time()
+        busy = self._cpu_s - before > BUSY_SHARE * (now - self._told_at)
+        return BUSY_PAUSE_PER_COMMIT if busy else PAUSE_PER_COMMIT
 
     def _every_s(self, assignments: Iterable[Assignment]) -> float:
         urgent = any(a.watch is not None and a.watch.urgent for a in assignments)
@@ -132,9 +143,9 @@ class Commits:
         """Whether somebody waits for the next commit."""
         return False
 
-    def ended_before(self, assignment: Assignment, record: Record) -> bool:
-        """Whether *record* needs no more work here, although Kafka has not been told yet."""
-        return False
+    def not_ended_before(self, assignment: Assignment, records: list[Record]) -> list[Record]:
+        """*records* less those that need no more work here, although Kafka has not been told yet."""
+        return records
 
 
 def news_of(assignments: Iterable[Assignment]) -> Asked:

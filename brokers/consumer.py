@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
@@ -155,7 +156,7 @@ class GroupConsumer:
         with self._lock:
             for queue in queues:
                 if queue.topic.name not in self._buffers:
-                    levels = (other.changed for other in self._buffers.values() if other.queue.name == queue.name)
+                    levels = (other for other in self._buffers.values() if other.queue.name == queue.name)
                     buffer = OrderedBuffer(queue) if queue.ordered else KeyedBuffer(queue, next(levels, None))
                     buffer.stopped = self._ended
                     self._alone.join(buffer)
@@ -294,19 +295,23 @@ class GroupConsumer:
                 self._take(self._early.pop(topic))
 
     def _receive(self, messages: list[KafkaMessage]) -> None:
-        fresh: dict[Assignment, list[Record]] = defaultdict(list)
+        fetched: dict[Assignment, list[Record]] = defaultdict(list)
+        errors = []
         for message in messages:
             place = message.topic() or "", message.partition() or 0
             assignment = self._assignments.get(place)
             error = message.error()
             if error is not None:
-                self._note_error(message, error, assignment)
+                errors.append((message, error, assignment))
             elif assignment is not None and not assignment.paused:  # else fetched before a rebalance or a seek
-                record = received(message, place)
-                if assignment.tracker.begin(record.offset) and not self.commits.ended_before(assignment, record):
-                    fresh[assignment].append(record)
-        for assignment, records in fresh.items():
-            assignment.buffer.deliver(assignment, records)
+                fetched[assignment].append(received(message, place))
+        for assignment, records in fetched.items():
+            begun = assignment.tracker.begin_all([record.offset for record in records])
+            fresh = self.commits.not_ended_before(assignment, list(compress(records, begun)))
+            if fresh:
+                assignment.buffer.deliver(assignment, fresh)
+        for message, error, assignment in errors:  # last: the end of a partition counts what lies before it as begun
+            self._note_error(message, error, assignment)
 
     def _note_error(self, message: KafkaMessage, error: KafkaError, assignment: Assignment | None) -> None:
         if error.code() == codes.PARTITION_EOF:

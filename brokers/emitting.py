@@ -9,7 +9,7 @@ from dramatiq.middleware import MiddlewareError, SkipMessage
 
 from brokers import unstored
 from brokers.batches import BatchProxy
-from brokers.hooks import Hooks
+from brokers.hooks import Hooks, call
 from brokers.reader import KafkaMessageProxy
 
 
@@ -93,7 +93,7 @@ class EmittingBroker(dramatiq.Broker):
 def _before(broker: EmittingBroker, acting: Acting, hook: str, args: Any, kwargs: dict[str, Any]) -> None:
     for middleware in acting:
         try:
-            getattr(middleware, hook)(broker, *args, **kwargs)
+            call(getattr(middleware, hook), broker, args, kwargs)
         except MiddlewareError:
             raise
         except Exception:

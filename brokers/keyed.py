@@ -22,11 +22,11 @@ from brokers.parallel import HELD_S, ParallelBuffer, without
 
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterable
 
     import dramatiq
 
+    from brokers.assignment import Buffer
     from brokers.topics import Queue
 
 #: Records that wait for another one of their key, over all partitions of a consumer group in this process, and their
@@ -62,8 +62,8 @@ class Lane:
 class KeyedBuffer(ParallelBuffer):
     """Hands out what comes, as `ParallelBuffer` does, but of each key one record at a time."""
 
-    def __init__(self, queue: Queue, changed: threading.Condition | None = None) -> None:
-        super().__init__(queue, changed)
+    def __init__(self, queue: Queue, beside: Buffer | None = None) -> None:
+        super().__init__(queue, beside)
         self._lanes: defaultdict[int, dict[bytes, Lane]] = defaultdict(dict)  # by partition and key; only busy ones
         self._holds: list[tuple[float, int, Unit]] = []  # a heap: monotonic seconds until which a head is held
         self._count = itertools.count()

@@ -15,10 +15,13 @@ import threading
 import zlib
 from collections import deque
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from brokers.errors import KafkaError
 
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: Characters of commit metadata that Kafka takes from this client: the broker's 4,096 less the NUL that the client
 #: adds.
@@ -170,15 +173,23 @@ class AckTracker:
         That is so when an earlier owner finished it, and when it was delivered before.
         """
         with self._lock:
-            if offset < self._next:
-                return False  # a fetch that was under way when the partition was sought
-            self._next = offset + 1
-            self._snapshot = None
-            if self._was_finished(offset):
-                self._pass(offset)
-                return False
-            self._above.append(offset)
-            return True
+            return self._begin(offset)
+
+    def begin_all(self, offsets: Iterable[int]) -> list[bool]:
+        """`begin` of each, ascending."""
+        with self._lock:
+            return [self._begin(offset) for offset in offsets]
+
+    def _begin(self, offset: int) -> bool:
+        if offset < self._next:
+            return False  # a fetch that was under way when the partition was sought
+        self._next = offset + 1
+        self._snapshot = None
+        if self._former and self._was_finished(offset):
+            self._pass(offset)
+            return False
+        self._above.append(offset)
+        return True
 
     def _pass(self, offset: int) -> None:
         """*offset* is finished: what is unfinished below lies between finished ones."""

@@ -11,7 +11,6 @@ from brokers.held_back import HeldBack
 
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterable, Sequence
     from typing import Any
 
@@ -27,8 +26,8 @@ HELD_S = 1.0
 class ParallelBuffer(Buffer):
     """Hands records out in the order in which they came, as many at a time as the reader's prefetch allows."""
 
-    def __init__(self, queue: Queue, changed: threading.Condition | None = None) -> None:
-        super().__init__(queue, changed)
+    def __init__(self, queue: Queue, beside: Buffer | None = None) -> None:
+        super().__init__(queue, beside)
         self._ready: deque[Unit] = deque()
         self._set_aside: deque[Unit] = deque()  # of partitions whose completion map is full
         self._held: deque[tuple[float, Unit]] = deque()  # what could not be read, and when to try again

@@ -97,7 +97,9 @@ def received(message: KafkaMessage, place: tuple[str, int] | None = None) -> Rec
     """What confluent-kafka delivered, as a value of our own; *place*: its topic and partition, where they are known."""
     topic, partition = place or (message.topic() or "", message.partition() or 0)
     key, value = message.key(), message.value()
-    headers = {name: content or b"" for name, content in cast("_Headers", message.headers() or ())}
+    headers = cast("dict[str, bytes]", dict(message.headers() or ()))
+    if None in headers.values():
+        headers = {name: content or b"" for name, content in headers.items()}
     return Record(topic, partition, message.offset() or 0, message.timestamp()[1], key, value, headers)
 
 

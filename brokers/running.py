@@ -52,7 +52,7 @@ class Running:
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}  # by thread; each thread puts and takes its own
 
-    def begin(self, message: KafkaMessageProxy, check: Callable[[], None]) -> None:
+    def begin(self, message: KafkaMessageProxy, check: Callable[[KafkaMessageProxy], None]) -> None:
         """*message* runs in this thread from now on, unless *check* raises.
 
         First it is here, then *check* looks; `abort` changes first, and then looks who is here: one sees the other.
@@ -60,7 +60,7 @@ class Running:
         thread = threading.get_ident()
         self._jobs[thread] = Job(message, thread, now_ms())
         try:
-            check()
+            check(message)
         except BaseException:
             self.end()
             raise
@@ -81,7 +81,7 @@ class Running:
         change()
         return [job for job in self.jobs() if not job.message.together and covers(job.message) and _interrupted(job)]
 
-    def run(self, fn: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    def run(self, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         """Call *fn*, the function of an actor, so that it can be interrupted."""
         job = self._jobs.get(threading.get_ident())
         if job is None or job.inside:  # no worker's thread, or an actor that is called as a function
@@ -153,7 +153,7 @@ def interruptible(actor: dramatiq.Actor[Any, Any], running: Callable[[], Running
 
     @functools.wraps(fn)
     def run(*args: Any, **kwargs: Any) -> Any:
-        return running().run(fn, *args, **kwargs)
+        return running().run(fn, args, kwargs)
 
     actor.fn = run
 

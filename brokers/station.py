@@ -89,7 +89,7 @@ class Station:
         if not message.begin():
             logger.info("kafka_message_recalled record=%s", message.record)
             raise Recalled("it was taken back before it began, and runs later or elsewhere")
-        self.running.begin(message, lambda: self._refuse_revoked(message))
+        self.running.begin(message, self._refuse_revoked)
 
     def close(self) -> None:
         """Hear no more.  Idempotent."""

@@ -142,7 +142,11 @@ class Transactions(Commits):
                 return True
         return False
 
-    def ended_before(self, assignment: Assignment, record: Record) -> bool:
+    def not_ended_before(self, assignment: Assignment, records: list[Record]) -> list[Record]:
+        """*records* less those that ran here for an assignment that was lost before Kafka was told."""
+        return [record for record in records if not self._ended_before(assignment, record)]
+
+    def _ended_before(self, assignment: Assignment, record: Record) -> bool:
         """Whether *record* ran here, for an assignment that was lost before Kafka was told: only telling is left."""
         ending = self._former.get((assignment.topic, assignment.partition), {}).pop(record.offset, None)
         if ending is None or ending.unit.records != (record,):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dramatiq.results import Results
 
 from brokers.errors import ResultLost, ResultUnstored
+from brokers.hooks import call
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def emit_after(broker: Broker, acting: Acting, hook: str, args: Any, kwargs: dic
     """As Dramatiq's; what `Results` could not store for a message in flight is left with the message."""
     for middleware in reversed(acting):
         try:
-            getattr(middleware, hook)(broker, *args, **kwargs)
+            call(getattr(middleware, hook), broker, args, kwargs)
         except Exception as exc:
             logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
             if isinstance(middleware, Results) and hook in STORING:

@@ -31,10 +31,9 @@ def message(**options: object) -> dramatiq.Message[object]:
 
 def filled(counts: list[int]) -> Levels:
     """Levels with so many records waiting, the highest first."""
-    changed = threading.Condition()
-    buffers = []
+    buffers: list[ParallelBuffer] = []
     for level, count in zip(queue(len(counts) - 1).levels, counts, strict=True):
-        buffer = ParallelBuffer(level, changed)
+        buffer = ParallelBuffer(level, next(iter(buffers), None))
         assignment = Assignment(level.topic.name, 0, buffer)
         for offset in range(count):
             assignment.tracker.begin(offset)

@@ -22,7 +22,7 @@ def proxy(message_id: str = "m") -> KafkaMessageProxy:
     return KafkaMessageProxy(message, cast("Any", None))
 
 
-def nothing() -> None:
+def nothing(*_: object) -> None:
     """No change, and no objection."""
 
 
@@ -43,7 +43,7 @@ def test_an_actor_that_runs_is_interrupted() -> None:
     def work() -> None:
         running.begin(message, nothing)
         with pytest.raises(Abort):
-            running.run(wait)
+            running.run(wait, (), {})
         running.end()
         caught.set()
 
@@ -65,7 +65,7 @@ def test_a_message_that_is_aborted_before_its_actor_is_called_does_not_run() -> 
     running.begin(message, nothing)
     running.abort(nothing, everything)
     with pytest.raises(Abort):
-        running.run(lambda: pytest.fail("it ran"))
+        running.run(lambda: pytest.fail("it ran"), (), {})
     running.end()
     assert running.jobs() == []
 
@@ -74,7 +74,7 @@ def test_what_is_refused_does_not_run() -> None:
     """The check and the beginning are one step."""
     running = Running()
 
-    def refuse() -> None:
+    def refuse(_: KafkaMessageProxy) -> None:
         raise Revoked("no")
 
     with pytest.raises(Revoked):
@@ -93,7 +93,7 @@ def test_an_actor_can_be_called_as_a_function() -> None:
     interruptible(add, lambda: running)
     assert add(1, b=2) == 3
     running.begin(proxy(), nothing)
-    assert running.run(lambda: add(1, 2)) == 3
+    assert running.run(add, (1, 2), {}) == 3
     running.end()
 
 
@@ -114,7 +114,7 @@ def test_no_interruption_gets_out_of_an_actor() -> None:
             try:
                 running.begin(proxy(), nothing)
                 try:
-                    running.run(body, time.perf_counter() + rng.uniform(0, 0.0005))
+                    running.run(body, (time.perf_counter() + rng.uniform(0, 0.0005),), {})
                     ran[0] += 1
                 except Abort:
                     ran[1] += 1
@@ -152,7 +152,7 @@ def test_an_actor_that_says_how_it_is_stopped_gets_no_exception() -> None:
 
     def run() -> None:
         running.begin(proxy(), nothing)
-        running.run(work)
+        running.run(work, (), {})
         running.end()
         called.append("done")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
@@ -248,6 +249,42 @@ def test_a_commit_that_failed_is_said_again(monkeypatch: pytest.MonkeyPatch, cap
     told.send(kafka.client, assignments)
     assert [[place.partition for place in places] for places in kafka.commits] == [[0, 1], [0, 1], [1]]
     assert caplog.text.count("kafka_commit_failed") == 2
+
+
+@pytest.mark.parametrize(("share", "pause_s"), [(0.1, 0.004), (1.2, 0.016)])
+def test_a_process_that_has_no_time_commits_less_often(
+    monkeypatch: pytest.MonkeyPatch, share: float, pause_s: float
+) -> None:
+    """Each commit takes 0.1 ms of its owner's time here; what counts is how much the process as a whole worked."""
+    clock = Clock(share)
+    monkeypatch.setattr(commits, "time", clock)
+    kafka, assignment, told = Kafka(), parallel(), Commits("g")
+    for offset in (1, 2):
+        clock.passes(1.0)
+        news(assignment, offset)
+        told.send(kafka.client, [assignment])
+        told.answered(None, kafka.commits[-1])
+    assert told.due_in() == pytest.approx(pause_s)
+
+
+class Clock:
+    """The module `time` of a process that works for a *share* of the time."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.now = share, 100.0
+        self.worked = itertools.count(0.0, 0.0001)
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.now * self.share
+
+    def thread_time(self) -> float:
+        return next(self.worked)
 
 
 def test_the_last_commit_says_whether_all_of_it_was_taken() -> None:

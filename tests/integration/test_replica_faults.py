@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 from neo4j import GraphDatabase
@@ -16,83 +13,15 @@ from replica.driver import connect
 from replica.errors import Held, QueryUnavailable, Unavailable, WrongCredentials
 from replica.query import Queries
 from replica.statement import Command, Statement
+from tests.integration.proxy import COMMIT
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from neo4j import Driver
 
-#: A Bolt COMMIT message: chunk of two bytes, structure without fields, signature 0x12, end of message.
-COMMIT = b"\x00\x02\xb0\x12\x00\x00"
+    from tests.integration.proxy import Proxy
+
 TEXT = "MERGE (u:User {id: $id}) SET u.n = coalesce(u.n, 0) + 1"
-
-
-class Proxy:
-    """Hands bytes on until the client sends *fatal*: then the server gets it, and the client never gets the answer."""
-
-    def __init__(self, uri: str) -> None:
-        split = urlsplit(uri)
-        self._server = (split.hostname, split.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets: list[socket.socket] = []
-        self.fatal: bytes | None = None
-        self.refuse = False
-        self.broken = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def uri(self) -> str:
-        return f"bolt://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def close(self) -> None:
-        self._listener.close()
-        for one in self._sockets:
-            one.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                if self.refuse:
-                    client.close()
-                    continue
-                server = socket.create_connection(self._server)
-                self._sockets += [client, server]
-                doomed = threading.Event()
-                for source, sink, watched in ((client, server, True), (server, client, False)):
-                    threading.Thread(target=self._pump, args=(source, sink, doomed, watched), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, doomed: threading.Event, watched: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if watched and self.fatal is not None and self.fatal in data:
-                    self.fatal = None
-                    self.broken += 1
-                    doomed.set()
-                elif not watched and doomed.is_set():
-                    break  # the server has done it and says so, to nobody
-                sink.sendall(data)
-        for one in (source, sink):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture
-def proxy(neo4j: Any) -> Iterator[Proxy]:
-    """A proxy in front of the first server."""
-    proxy = Proxy(neo4j.uri)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def replica(driver: Driver, proxy: Proxy, neo4j: Any) -> Iterator[Applier]:
-    """An applier behind the proxy, on an empty database."""
-    with connect(proxy.uri, neo4j.user, neo4j.password) as behind:
-        applier = Applier(behind, database="neo4j", topic="command", topic_id="id")
-        applier.recover(0)
-        yield applier
 
 
 def command(offset: int, text: str = TEXT, **parameters: Any) -> Command:

@@ -15,23 +15,23 @@ from neo4j.exceptions import Neo4jError
 from replica.apply import Applier
 from replica.checksum import checksum
 from replica.conditions import NOT_MET
-from replica.driver import connect
 from replica.ids import DUPLICATE
 from replica.outcomes import is_deterministic
 from replica.statement import Applied, Command, Statement
+from tests.integration.proxy import COMMIT
 from tests.integration.test_replica_equivalence import MARKER, PARAMETERS, SETUP, TEMPLATES, renew
-from tests.integration.test_replica_faults import COMMIT, Proxy
 from tests.integration.writer_crasher import LOGS, POINTS, step
 from tests.replicas import ROOT
 from tests.support import empty
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from neo4j import Driver
 
     from tests.conftest import Neo4jServer
+    from tests.integration.proxy import Proxy
 
 CONDITIONS = [
     "MATCH (a:A {k: $k}) RETURN a.v > $v",
@@ -138,23 +138,6 @@ def test_conditions_and_ids_mean_in_batches_what_they_mean_one_by_one(
     empty(driver)
     assert in_batches(driver, log, size) == expected_ends
     assert checksum(driver, "neo4j").digest == expected
-
-
-@pytest.fixture
-def proxy(neo4j: Neo4jServer) -> Iterator[Proxy]:
-    """A proxy in front of the first server."""
-    proxy = Proxy(neo4j.uri)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def replica(driver: Driver, proxy: Proxy, neo4j: Neo4jServer) -> Iterator[Applier]:
-    """An applier behind the proxy, on an empty database."""
-    with connect(proxy.uri, neo4j.user, neo4j.password) as behind:
-        applier = Applier(behind, database="neo4j", topic="command", topic_id="id")
-        applier.recover(0)
-        yield applier
 
 
 USER = "CREATE (:User {id: 1, n: 0})"

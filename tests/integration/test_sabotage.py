@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
-import os
 import random
 import threading
 import time
@@ -18,7 +16,6 @@ from confluent_kafka.admin import AdminClient
 
 import cli
 from replica.apply import Applier
-from replica.checksum import checksum
 from replica.digest import INTERVAL
 from replica.driver import connect
 from replica.errors import PositionMoved, Unavailable
@@ -26,7 +23,6 @@ from replica.statement import Command, Statement
 from tasks import commands
 from tasks.checkpoints import disagreements
 from tasks.errors import ReplicasDisagree
-from tests.integration.test_replica_faults import COMMIT, Proxy
 from tests.integration.test_tasks_divergence import fill_a_segment, names, tamper, verify
 from tests.replicas import Replicas, replicas_of, value, wait_for_value
 from tests.support import empty, wait_until
@@ -38,16 +34,10 @@ if TYPE_CHECKING:
 
     from neo4j import Driver
 
-    from ops.stack import Stack
     from tasks.decisions import Decision
     from tests.conftest import Neo4jServer
 
 pytestmark = pytest.mark.slow
-
-POSITION = "MATCH (m:_KafkaPosition) RETURN m.offset"
-
-#: Times that the server is killed while it commits; each takes as long as a server needs to start.
-KILLS = int(os.environ.get("TEST_COMMIT_KILLS", "10"))
 
 
 @pytest.fixture
@@ -280,67 +270,3 @@ def racing(driver: Driver, log: list[Command], seed: int) -> None:
 def value_of(driver: Driver, text: str) -> Any:
     """One value out of a database."""
     return driver.execute_query(text, database_="neo4j").records[0][0]
-
-
-@pytest.mark.timeout(60 + 60 * KILLS)
-def test_a_server_killed_during_commit_leaves_position_and_data_in_step(
-    stack: Stack, driver: Driver, neo4j: Neo4jServer
-) -> None:
-    """`TEST_COMMIT_KILLS` times: after each, the counter is what the position says, and no node is there twice."""
-    if os.environ.get("TEST_NEO4J_URIS"):
-        pytest.skip("a server of yours is not killed")
-    random_ = random.Random(20261125)
-    applied_before = lost = 0
-    for kill in range(KILLS):
-        position = until_killed(stack, neo4j, random_)
-        with connect(neo4j.uri, neo4j.user, neo4j.password) as fresh:
-            fresh.verify_connectivity()
-            found = value_of(fresh, POSITION)
-            counted = value_of(fresh, "OPTIONAL MATCH (c:Counter) RETURN coalesce(sum(c.n), 0)")
-            nodes = value_of(fresh, "MATCH (n:N) RETURN count(DISTINCT n.offset) + 0 * count(n)")
-            assert (counted, nodes) == (found + 1, found + 1), f"after kill {kill}"
-            assert value_of(fresh, "MATCH (n:N) RETURN count(n)") == nodes
-            applied_before += found > position
-            lost += found == position
-            assert checksum(fresh, "neo4j").nodes == nodes + (1 if nodes else 0)
-    print(f"killed {KILLS} times while committing: {applied_before} had committed, {lost} had not")  # noqa: T201  # -s shows how the kills fell
-
-
-def until_killed(stack: Stack, server: Neo4jServer, random_: random.Random) -> int:
-    """Apply commands until the server is killed in one of their commits, and start it again; where it was before."""
-    proxy = Proxy(server.uri)
-    with connect(proxy.uri, server.user, server.password) as behind:
-        one = applier(behind)
-        at = one.position.offset if one.position else -1
-        for _ in range(random_.randint(0, 5)):
-            at = apply_some(one, at, random_)
-        delay = random_.uniform(0, 0.006)
-        proxy.fatal = COMMIT
-
-        def kill() -> None:
-            wait_until(lambda: proxy.broken, 30, "a commit")
-            time.sleep(delay)
-            stack.kill(server.name)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        with contextlib.suppress(Unavailable):
-            while True:
-                at = apply_some(one, at, random_)
-        killer.join()
-    proxy.close()
-    stack.start(server.name)
-    return at
-
-
-def apply_some(one: Applier, at: int, random_: random.Random) -> int:
-    """Apply some commands behind *at*; the last one's offset."""
-    texts = ["MERGE (c:Counter {id: 0}) SET c.n = coalesce(c.n, 0) + 1", "CREATE (:N {offset: $offset})"]
-    size = random_.randint(1, 20)
-    one.apply(
-        [
-            Command(offset, tuple(Statement(text, {"offset": offset}) for text in texts))
-            for offset in range(at + 1, at + 1 + size)
-        ]
-    )
-    return at + size

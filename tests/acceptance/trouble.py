@@ -1,0 +1,239 @@
+"""Who sends the commands of a workload, and who kills whom meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from settings import environment_names
+from tests.replicas import ROOT
+from tests.workload import Intent, draw
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from ops.stack import Stack
+    from tests.replicas import Replicas
+
+SEED = int(os.environ.get("TEST_SEED", "20261128"))
+
+#: Uids of one sender; the senders' are far apart.
+APART = 10**9
+SENDERS = (1, 2)
+COMMAND_LINE = 9
+
+#: Seconds between two kills, at most.  A worker that is killed as soon as it has begun would apply nothing.
+PAUSE_S = 6.0
+
+#: How often each kind of process is killed.
+KILLS = {"worker": 10, "sender": 5, "command line": 5, "neo4j": 4, "kafka": 1}
+
+
+class Journal:
+    """What a sender was about to send, and what was confirmed to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def read(self) -> tuple[dict[int, Intent], dict[int, int | None]]:
+        """Intents, and the offsets of the confirmed ones, by uid; a line that was cut by a kill is left out."""
+        intents: dict[int, Intent] = {}
+        confirmed: dict[int, int | None] = {}
+        for line in self.path.read_text().splitlines():
+            with suppress(json.JSONDecodeError):
+                fields = json.loads(line)
+                if "confirmed" in fields:
+                    confirmed |= {int(uid): offset for uid, offset in fields["confirmed"].items()}
+                else:
+                    intents[fields["uid"]] = Intent(**fields)
+        return intents, confirmed
+
+    def note(self, *lines: dict[str, Any]) -> None:
+        """Append."""
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+class Senders:
+    """Processes that send from Python until they are killed."""
+
+    def __init__(self, replicas: Replicas, folder: Path) -> None:
+        self._replicas = replicas
+        self._folder = folder
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._starts = 0
+        self.journals = {number: Journal(folder / f"sender-{number}.jsonl") for number in SENDERS}
+
+    def start(self, number: int) -> None:
+        """Go on behind the last uid of its predecessor."""
+        intents = self.journals[number].read()[0]
+        first = max(intents, default=number * APART - 1) + 1
+        self._starts += 1
+        seed = f"{SEED} {number} {self._starts}"
+        arguments = [str(self.journals[number].path), str(first), str(first - number * APART), seed]
+        with (self._folder / f"sender-{number}.log").open("ab") as log:
+            self._processes[number] = subprocess.Popen(
+                [sys.executable, "-m", "tests.acceptance.workload_sender", *arguments],
+                cwd=ROOT,
+                env=environment(self._replicas),
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self, number: int) -> None:
+        """It must have run until now."""
+        process = self._processes.pop(number)
+        assert process.poll() is None, (self._folder / f"sender-{number}.log").read_text()[-2000:]
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """All of them."""
+        for number in list(self._processes):
+            self.kill(number)
+
+
+class CommandLine(threading.Thread):
+    """Sends files, one after the other, by the command line, which may be killed meanwhile."""
+
+    def __init__(self, replicas: Replicas, folder: Path, until: float) -> None:
+        super().__init__(name="command line")
+        self.journal = Journal(folder / "command-line.jsonl")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.failure: BaseException | None = None
+        self.told: Counter[int] = Counter()
+        self._replicas = replicas
+        self._file = folder / "commands.jsonl"
+        self._until = until
+        self._random = random.Random(f"{SEED} command line")
+        self._count = 0
+
+    def run(self) -> None:
+        """Until the time is up."""
+        try:
+            while time.monotonic() < self._until:
+                self._send()
+        except BaseException as exc:  # noqa: BLE001 - told by whoever joins
+            self.failure = exc
+
+    def _send(self) -> None:
+        intents = [
+            one for one in (self._draw() for _ in range(80)) if one.kind not in {"foreign", "transfer", "pieces"}
+        ]
+        self.journal.note(*(asdict(one) for one in intents))
+        self._file.write_text("".join(json.dumps(self._body(one)) + "\n" for one in intents))
+        arguments = ["enqueue-command", "--file", str(self._file), "--json", "--state-dir", str(self._file.parent)]
+        with (self._file.parent / "command-line.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "cli.py", *arguments],
+                cwd=ROOT,
+                env=environment(self._replicas),
+                stdout=log,
+                stderr=log,
+            )
+        code = self.process.wait()
+        time.sleep(self._random.uniform(0, 3))
+        self.told[code] += 1
+        if code == 0:
+            self.journal.note({"confirmed": {one.uid: None for one in intents}})
+        assert code in {0, 1, -signal.SIGKILL}, (self._file.parent / "command-line.log").read_text()
+
+    def _draw(self) -> Intent:
+        self._count += 1
+        return draw(self._random, COMMAND_LINE * APART + self._count, self._count)
+
+    @staticmethod
+    def _body(intent: Intent) -> dict[str, Any]:
+        text, parameters, options = intent.arguments()
+        return {"command": text, "params": parameters, **options}
+
+
+class Trouble(threading.Thread):
+    """Kills one process after the other, and starts each again, until the time is up; then everything runs."""
+
+    def __init__(self, replicas: Replicas, stack: Stack, senders: Senders, line: CommandLine, until: float) -> None:
+        super().__init__(name="trouble")
+        self.done: Counter[str] = Counter()
+        self.failure: BaseException | None = None
+        self._replicas = replicas
+        self._stack = stack
+        self._senders = senders
+        self._line = line
+        self._until = until
+        self._random = random.Random(SEED)
+        self._starting: dict[str, Future[None]] = {}
+
+    def run(self) -> None:
+        """As it says."""
+        try:
+            with ThreadPoolExecutor() as pool:
+                while time.monotonic() < self._until:
+                    time.sleep(self._random.uniform(0.2, PAUSE_S))
+                    kind = self._random.choices(list(KILLS), list(KILLS.values()))[0]
+                    self.done[kind] += self._kill(kind, pool)
+                for start in self._starting.values():
+                    start.result()
+        except BaseException as exc:  # noqa: BLE001 - told by whoever joins
+            self.failure = exc
+
+    def _kill(self, kind: str, pool: ThreadPoolExecutor) -> bool:
+        """Whether there was one to kill."""
+        number = self._random.randint(1, 3)
+        if kind == "worker":
+            return self._again(f"worker-{number}", pool, self._replicas.kill, self._replicas.start, number)
+        if kind == "sender":
+            sender = self._random.choice(SENDERS)
+            return self._again(f"sender-{sender}", pool, self._senders.kill, self._senders.start, sender)
+        if kind == "command line":
+            process = self._line.process
+            if alive := process is not None and process.poll() is None:
+                process.kill()
+            return alive
+        name = "kafka" if kind == "kafka" else self._replicas.servers[number - 1].name
+        return self._again(name, pool, self._kill_server, self._stack.start, name)
+
+    def _again(
+        self, name: str, pool: ThreadPoolExecutor, kill: Callable[[Any], None], start: Callable[[Any], None], which: Any
+    ) -> bool:
+        """Kill it, unless it is down, and start it again after a while; others may be killed meanwhile."""
+        former = self._starting.get(name)
+        if former is not None:
+            if not former.done():
+                return False
+            former.result()
+        kill(which)
+        pause = self._random.uniform(0, 3)
+
+        def later() -> None:
+            time.sleep(pause)
+            start(which)
+
+        self._starting[name] = pool.submit(later)
+        return True
+
+    def _kill_server(self, name: str) -> None:
+        """Not by the stack, which would wait until another server has started."""
+        pid = next(row.pid for row in self._stack.status() if row.name == name)
+        assert pid is not None
+        os.killpg(pid, signal.SIGKILL)
+
+
+def environment(replicas: Replicas) -> dict[str, str]:
+    """That of a process that sends."""
+    clean = {name: value for name, value in os.environ.items() if name not in environment_names()}
+    return clean | replicas.env(1) | {"PYTHONPATH": str(ROOT)}

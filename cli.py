@@ -15,7 +15,16 @@ import click
 
 from ops.cancelling_cli import cancel_query
 from ops.claims_cli import claims
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
+from ops.console import (
+    Group,
+    format_option,
+    json_option,
+    print_json,
+    print_table,
+    progress,
+    state_dir_option,
+    stream_option,
+)
 from ops.control_cli import control
 from ops.dead_cli import dead
 from ops.delayed_cli import delayed
@@ -274,14 +283,7 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds that the query may take.")
 @click.option("--max-rows", type=click.IntRange(min=1), help="Rows at most; never more than QUERY_MAX_ROWS.")
 @level_options
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="How rows are printed; json is a list of objects.",
-)
+@format_option
 @stream_option
 @state_dir_option
 @json_option
@@ -297,23 +299,28 @@ def enqueue_query(
     as_json: bool,
     **level: Any,
 ) -> None:
-    """Ask any replica, or one that is fresh enough, and print its answer.
+    """Ask any replica, or one that is fresh enough, and print the rows as they come.
 
-    Parameters are given as for enqueue-command.  Where the rows come from stands on standard error.
+    Parameters are given as for enqueue-command.  What is no row stands on standard error: how many they are, from
+    which replica, how new, and what the server warns of.  --json waits for the whole answer.
+
+    The query is cancelled by Ctrl-C, and when nobody reads the output any more.
 
     Exit codes: 1 it failed or was answered with an error, 2 nothing was sent, 3 no answer in time, or no replica was as
-    fresh as asked.
+    fresh as asked, 130 interrupted, 141 the output was closed.
     """
     from ops import queries
     from ops.connection import settings_for
 
-    fresh = query_options(**level)
+    for ended in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ended, _end)
+    options = query_options(**level) | ({} if max_rows is None else {"max_rows": max_rows})
+    question = queries.Question(text, pairs, params, timeout, options)
     settings = settings_for(state_dir)
-    rows = queries.ask(settings, text, pairs, params, timeout_s=timeout, max_rows=max_rows, level=fresh)
     if as_json:
-        print_json(queries.as_object(rows))
+        print_json(queries.as_object(queries.whole(settings, question)))
     else:
-        queries.show(rows, form)
+        queries.print_answer(settings, question, form)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -8,6 +8,8 @@ A command is declared with ``@main.command()``; being a `Command`, it turns what
     3  no answer in time
     4  rejected: what was asked for cannot be done, and would not be next time
     5  the replicas differ (`verify`)
+    130  interrupted, by Ctrl-C or SIGTERM
+    141  whoever read the output has left, as `head` does
 
 With ``--json`` (see `json_option`) it prints one JSON object, also when it fails: ``{"error": {...}}``.
 """
@@ -15,6 +17,7 @@ With ``--json`` (see `json_option`) it prints one JSON object, also when it fail
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 #: Error class → exit code, the first match counts.  By name, so that no package has to be imported for its errors: an
 #: error that is here and was raised has been imported.  What is not here is a defect of ours, and shows its traceback.
 EXIT_CODES = {
+    "builtins.KeyboardInterrupt": 130,
     "builtins.TimeoutError": 3,
     "tasks.errors.CommandRefused": 4,
     "tasks.errors.CommandRejected": 4,
@@ -49,6 +53,7 @@ EXIT_CODES = {
     "replica.errors.ValueNotEncodable": 2,
     "replica.errors.ValueNotDecodable": 2,
     "ops.errors.InputUnusable": 2,
+    "ops.errors.OutputClosed": 141,
     "ops.errors.NotSkipped": 4,
     "ops.errors.TruncationRefused": 4,
     "ops.errors.ReplicaUnknown": 2,
@@ -92,6 +97,16 @@ stream_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "jsonl", "csv"]),
+    default="table",
+    show_default=True,
+    help="How rows are printed: json is one list of objects, jsonl an object on each line.",
+)
+
+
 class Command(click.Command):
     """A command whose expected errors become one line (or one JSON object) and an exit code."""
 
@@ -99,11 +114,12 @@ class Command(click.Command):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             code = exit_code(error)
             if code is None or ctx.find_root().params.get("debug"):
                 raise
-            report(error, code, as_json=bool(ctx.params.get("as_json")))
+            if said := words_of(error):
+                report(error, said, code, as_json=bool(ctx.params.get("as_json")))
             ctx.exit(code)
 
 
@@ -119,20 +135,38 @@ def exit_code(error: BaseException) -> int | None:
     return next((code for name, code in EXIT_CODES.items() if name in names), None)
 
 
-def report(error: BaseException, code: int, *, as_json: bool) -> None:
+def report(error: BaseException, said: str, code: int, *, as_json: bool) -> None:
     """Say what went wrong: for programs on stdout, for people on stderr."""
     if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": words_of(error), "exit_code": code}})
+        print_json({"error": {"type": type(error).__name__, "message": said, "exit_code": code}})
     else:
-        click.secho(words_of(error), fg="red", err=True)
+        click.secho(said, fg="red", err=True)
 
 
 def words_of(error: BaseException) -> str:
     """The error for people; of wrong settings, each variable and what is wrong with it."""
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "Interrupted."
     details = getattr(error, "errors", None)
     if not callable(details):
         return str(error)
     return "; ".join(f"{'.'.join(map(str, found['loc'])) or 'settings'}: {found['msg']}" for found in details())
+
+
+def put(text: str) -> None:
+    """Write *text* to stdout, as it is and at once.
+
+    Raises:
+      OutputClosed: whoever read it has left.
+    """
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        from ops.errors import OutputClosed  # noqa: PLC0415 - `--help` need not wait for it
+
+        with Path(os.devnull).open("w") as nowhere:  # what is not written yet; else Python complains when it ends
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise OutputClosed from None
 
 
 def print_json(value: dict[str, Any]) -> None:

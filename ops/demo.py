@@ -6,12 +6,14 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ops import console, demo_data, tables
+from ops import console, demo_data
 from ops.connection import connected
 from ops.demo_load import SENT, Kill, Load, Loaded
 from ops.demo_proof import Proof, examine
 from ops.demo_questions import QUESTIONS
 from ops.demo_screen import Screen
+from ops.forms import as_table
+from ops.showing import footer
 from ops.stack import Stack
 from settings import Settings
 
@@ -130,8 +132,8 @@ class Demo:
         rows = app.run_query.send(question.text, **question.parameters).get(timeout=ANSWER_S)
         took_ms = 1000 * (time.monotonic() - begun)
         self._screen.say(f"\n{question.words}", style="italic")
-        self._screen.table(tables.table_of(rows))
-        self._screen.say(f"{tables.footer(rows)}, in {took_ms:.0f} ms", style="dim")
+        self._screen.drawn("".join(as_table(rows.columns, [rows], self._screen.room)))
+        self._screen.say(footer(rows, took_ms), style="dim")
 
     def _prove(self, loaded: Loaded, begun: float) -> Proof:
         self._screen.step(

@@ -49,6 +49,15 @@ class Screen:
         """Show a table."""
         self._console.print(Padding(table, (0, 0, 0, 1)))
 
+    @property
+    def room(self) -> int:
+        """How wide something drawn may be."""
+        return self._console.width - 3
+
+    def drawn(self, text: str) -> None:
+        """Show lines as they are."""
+        self._console.print(Padding(Text.from_ansi(text.rstrip("\n")), (0, 0, 0, 3)))
+
     def server(self, step: Step) -> None:
         """One line when a server is ready, where nothing moves."""
         if step.finished:

@@ -2,6 +2,7 @@
 
 OpsError
 ├── InputUnusable               what was typed, or stands in a file, cannot be sent
+├── OutputClosed                whoever read the output has left; there is nobody to tell
 ├── KafkaAway                   (retryable) no Kafka server answers
 ├── NotCancelled                (a TimeoutError) no worker has ended a query in time
 ├── NotDelayed                  no message of that id waits for its time
@@ -42,6 +43,10 @@ class OpsError(Exception):
 
 class InputUnusable(OpsError):
     """A parameter, a line or a file cannot be understood; nothing was sent."""
+
+
+class OutputClosed(OpsError):
+    """Whoever read the output has left, as `head` does.  It has no text: that is no mistake."""
 
 
 class KafkaAway(OpsError):

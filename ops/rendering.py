@@ -7,8 +7,6 @@ A text stands for itself; within anything else it has quotes::
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,7 @@ from replica.values import Node, Path, Relationship
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 NULL = "NULL"
 
@@ -121,21 +119,13 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def plain(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """*rows* as typed JSON (see `replica.values`)."""
-    return [{column: values.encode(value, column) for column, value in row.items()} for row in rows]
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """*row* as typed JSON (see `replica.values`)."""
+    return {column: values.encode(value, column) for column, value in row.items()}
 
 
-def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """*rows* with a header line, as spreadsheets read them; NULL is an empty field, a text is as it is."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_field(row[column]) for column in columns] for row in rows)
-    return file.getvalue()
-
-
-def _field(value: Any) -> str:
+def field(value: Any) -> str:
+    """*value* in a field of CSV: a text as it is, NULL as nothing."""
     if value is None:
         return ""
     return value if isinstance(value, str) else text(value)

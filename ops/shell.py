@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops import parameters, read_levels, rendering, replicas, tables
-from ops.console import print_json, print_table
+from ops import parameters, read_levels, replicas
+from ops.console import print_json
 from ops.errors import InputUnusable
 from ops.explaining import explained
-from ops.queries import as_object
+from ops.queries import GRACE_S, as_object, until_left
 from ops.replica_cli import print_replicas
 from ops.shell_lines import DIRECTIVES, HELP, Directive, Statement, kind_of, parameter
 from ops.shell_words import LEVELS, Vocabulary
+from ops.showing import note, print_result
 from replica import cypher, guard, values
 from replica.cypher import MARKER_LABEL
 from tasks.sessions import read_token
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ops.shell_lines import Item
     from settings import Settings
     from tasks.app import App
-    from tasks.results import Result, Rows
+    from tasks.results import Result
 
 #: What gives the names that can be completed; procedures that a query may call.
 _NAMES = """
@@ -46,9 +46,6 @@ RETURN labels, types, keys
 
 #: Seconds for that.
 NAMES_S = 5.0
-
-#: Seconds that an answer is waited for longer than the query may run, so that its own error comes first.
-GRACE_S = 2.0
 
 logger = logging.getLogger("ops.shell")
 
@@ -93,16 +90,20 @@ class Shell:
         began = time.monotonic()
         result = self._asked(statement.text, self._given(statement.text))
         try:
-            rows: Rows = answer(result, self._timeout_s)
-        except KeyboardInterrupt:
-            self._note("Not waited for any longer; a replica ends the query in its own time.")
+            with until_left(result):
+                self._print(statement, result, began)
+        except KeyboardInterrupt as stopped:
+            self._note(str(stopped))
             raise
-        took_ms = (time.monotonic() - began) * 1000
+
+    def _print(self, statement: Statement, result: Result, began: float) -> None:
+        timeout_s = self._timeout_s + GRACE_S  # the server ends a query earlier, and tells so
         if self._as_json:
+            rows = result.rows(timeout_s)
+            took_ms = (time.monotonic() - began) * 1000
             print_json({"query": statement.text, **as_object(rows), "ms": round(took_ms, 1)})
         else:
-            _print_rows(rows)
-            self._note(f"{tables.footer(rows)}, in {took_ms:,.0f} ms")
+            print_result(result, "table", timeout_s, began)
 
     def _asked(self, text: str, given: Mapping[str, Any]) -> Result:
         if self._fresh is None:
@@ -203,7 +204,7 @@ class Shell:
     def _note(self, text: str) -> None:
         """What is no answer: for people, beside it."""
         if not self._as_json:
-            click.secho(text, dim=True, err=True)
+            note(text)
 
     # Completion.
 
@@ -214,17 +215,13 @@ class Shell:
     def look_up(self) -> None:
         """Learn the names that can be completed, from whichever replica is free; in any thread, and without fail."""
         try:
-            [names] = answer(self._app.run_query.send_with_options(args=(_NAMES,), timeout=NAMES_S), NAMES_S)
+            asked = self._app.run_query.send_with_options(args=(_NAMES,), timeout=NAMES_S)
+            [names] = asked.get(NAMES_S + GRACE_S)
         except Exception as error:  # noqa: BLE001 - names are a convenience: whoever types goes on without
             logger.info("names_unknown error=%r", error)
             return
         labels = tuple(name for name in names["labels"] if name != MARKER_LABEL)
         self._names = Vocabulary(labels, tuple(names["types"]), tuple(names["keys"]))
-
-
-def answer(result: Result, timeout_s: float) -> Any:
-    """The whole answer, in memory; the server ends a query earlier, and tells so."""
-    return result.get(timeout_s + GRACE_S)
 
 
 def level(argument: str) -> dict[str, Any] | None:
@@ -251,12 +248,3 @@ def level(argument: str) -> dict[str, Any] | None:
 
 def _words(fresh: dict[str, Any]) -> str:
     return " ".join(name if value is True else f"{name} {value}" for name, value in fresh.items()) or "any"
-
-
-def _print_rows(rows: Rows) -> None:
-    if sys.stdout.isatty():
-        from rich.console import Console  # noqa: PLC0415 - 0.1 s, and a pipe does without
-
-        Console().print(tables.table_of(rows))
-    else:
-        print_table(rows.columns, ([rendering.cell(row[column]) for column in rows.columns] for row in rows))

@@ -42,6 +42,11 @@ class Stream:
             self._open(await self._arrivals.next_async(self._timeout_s), StopAsyncIteration)
         return row
 
+    def batches(self) -> Iterator[list[dict[str, Any]]]:
+        """The same rows, those that came together in one list; the first may be empty, and then `header` is there."""
+        while (part := self._arrivals.next(self._timeout_s)) is not None:
+            yield list(rows_of(part))
+
     @property
     def header(self) -> Answer | None:
         """The first part, once it is there: columns, replica, position, level."""

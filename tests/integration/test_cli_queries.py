@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_table_shows_rows_as_people_read_them(run: Run) -> None:
         '(:User {age: 30, name: "ann"})\t[:KNOWS {since: 2020-01-01}]\tb;"c"\t30\tNULL',
     ]
     assert result.stderr.startswith("1 row from ")
-    assert result.stderr.endswith(", at command 0\n")
+    assert re.search(r", at command 0, in [\d,]+ ms \([\d,]+ ms on the replica\)\n$", result.stderr)
 
 
 def test_json_rows_are_a_list_of_objects(run: Run) -> None:
@@ -66,6 +67,47 @@ def test_json_rows_are_a_list_of_objects(run: Run) -> None:
     assert row["a"]["_value"]["_properties"] == {"name": "ann", "age": 30}
     assert row["r"]["_value"]["_properties"] == {"since": {"$type": "Date", "_value": "2020-01-01"}}
     assert (row["age"], row["nothing"]) == (30, None)
+
+
+def test_json_lines_are_an_object_for_each_row(run: Run) -> None:
+    """For programs that take one after the other."""
+    result = run("UNWIND [1, 2] AS n RETURN n, date('2020-01-0' + n) AS day", "--format", "jsonl")
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {"n": n, "day": {"$type": "Date", "_value": f"2020-01-0{n}"}} for n in (1, 2)
+    ]
+    assert result.stderr.startswith("2 rows from ")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--linearizable"], r"linearizable \(0\)"),
+        (["--at-least", "0"], "at_least=0"),
+        (["--at-least", "last"], r"linearizable \(0\)"),
+        (["--max-lag", "60s"], "max_lag_s=60"),
+        (["--max-lag", "60s", "--max-lag", "5"], "max_lag=5 and max_lag_s=60"),
+        (["--snapshot", "--at-least", "0"], "at_least=0"),
+    ],
+)
+def test_the_summary_has_the_level_that_was_asked_for(run: Run, options: list[str], told: str) -> None:
+    """Whoever asked for one can see that it was kept."""
+    result = run("RETURN 1 AS n", *options)
+    assert result.exit_code == 0, result.stderr
+    assert re.search(f", at command 0, {told}, in ", result.stderr), result.stderr
+
+
+def test_no_replica_that_is_fresh_enough_is_exit_code_three(run: Run) -> None:
+    """The log has no such command yet; the text says how far it is."""
+    result = run("RETURN 1 AS n", "--at-least", "1000", QUERY_WAIT_S="0.5")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "at_least=1000" in result.stderr
+
+
+def test_what_the_server_warns_of_stands_beside_the_rows(run: Run) -> None:
+    """A label that is written wrongly gives no rows, and nobody would know why."""
+    result = run("MATCH (u:Usr) RETURN u.name AS name", "--format", "csv")
+    assert (result.exit_code, result.stdout) == (0, "name\n")
+    assert "label `Usr` does not exist" in result.stderr
 
 
 def test_csv_rows_can_be_read_by_a_spreadsheet(run: Run) -> None:
@@ -84,7 +126,7 @@ def test_json_is_the_whole_answer(run: Run, replicas: Replicas) -> None:
 def test_rows_beyond_the_limit_are_cut_and_said_so(run: Run) -> None:
     """In every form."""
     text = "UNWIND range(1, 10) AS i RETURN i"
-    for form in ("table", "json", "csv"):
+    for form in ("table", "json", "jsonl", "csv"):
         result = run(text, "--max-rows", "3", "--format", form)
         assert "3 rows, cut off: there are more" in result.stderr
     assert len(json.loads(run(text, "--max-rows", "3", "--json").stdout)["rows"]) == 3

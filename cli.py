@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -17,13 +17,16 @@ from ops.cancelling_cli import cancel_query
 from ops.claims_cli import claims
 from ops.console import (
     Group,
-    format_option,
+    finish,
+    interrupt_on,
     json_option,
+    parameter_options,
     print_json,
     print_table,
     progress,
     state_dir_option,
     stream_option,
+    timeout_option,
 )
 from ops.control_cli import control
 from ops.dead_cli import dead
@@ -31,7 +34,7 @@ from ops.delayed_cli import delayed
 from ops.explaining_cli import explain_command
 from ops.keys_cli import keys
 from ops.log_cli import log
-from ops.read_levels import level_options, query_options
+from ops.query_cli import enqueue_query
 from ops.replica_cli import print_replicas, replica
 from ops.result_cli import result
 from ops.shell_cli import shell
@@ -46,13 +49,6 @@ if TYPE_CHECKING:
 
     from ops.stack import Stack
     from ops.topics import TopicRow
-
-parameters_option = click.option(
-    "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given many times."
-)
-
-#: More than none.
-SECONDS = click.FloatRange(min=0, min_open=True)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,7 +65,7 @@ def main(*, debug: bool) -> None:
 
 
 replica.add_command(skip)
-for one in (cancel_query, explain_command, result, shell, streams, verify):
+for one in (cancel_query, enqueue_query, explain_command, result, shell, streams, verify):
     main.add_command(one)
 for group in (claims, control, dead, delayed, keys, log, replica, snapshot):
     main.add_command(group)
@@ -99,7 +95,7 @@ def up(
     """
     from ops.stack import Stack
 
-    signal.signal(signal.SIGTERM, _end)
+    interrupt_on(signal.SIGTERM)
     stack = Stack(state_dir)
     with progress(quiet=as_json) as show:
         stack.up(replicas=replicas, neo4j_version=neo4j_version, fresh=fresh, progress=show)
@@ -208,8 +204,7 @@ def init(*, state_dir: Path, as_json: bool) -> None:
 
 @main.command("enqueue-command")  # Click would cut the -command off
 @click.argument("text", required=False)
-@parameters_option
-@click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")
+@parameter_options
 @click.option(
     "--file",
     type=click.File("rb"),
@@ -222,7 +217,7 @@ def init(*, state_dir: Path, as_json: bool) -> None:
     show_default=True,
     help="Until it is in the log, or applied by any replica, or by all.",
 )
-@click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for replicas.")
+@timeout_option(30.0, "Seconds to wait for replicas.")
 @click.option("--key", help="The record's key in Kafka.")
 @click.option("--idempotent", is_flag=True, help="It may be run again after a part of it: CALL ... IN TRANSACTIONS.")
 @click.option("--when", metavar="QUERY", help="A condition: applied only where QUERY returns true at its place.")
@@ -268,59 +263,7 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
             told = commands.many(settings, file, wanted, show)
     else:
         told = commands.one(settings, text or "", pairs, params, wanted, options)
-    if as_json:
-        print_json(told.as_json())
-    else:
-        click.echo(told.as_text())
-    if told.exit_code:
-        raise click.exceptions.Exit(told.exit_code)
-
-
-@main.command()
-@click.argument("text")
-@parameters_option
-@click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")
-@click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds that the query may take.")
-@click.option("--max-rows", type=click.IntRange(min=1), help="Rows at most; never more than QUERY_MAX_ROWS.")
-@level_options
-@format_option
-@stream_option
-@state_dir_option
-@json_option
-def enqueue_query(
-    *,
-    text: str,
-    pairs: tuple[str, ...],
-    params: str | None,
-    timeout: float,
-    max_rows: int | None,
-    form: str,
-    state_dir: Path,
-    as_json: bool,
-    **level: Any,
-) -> None:
-    """Ask any replica, or one that is fresh enough, and print the rows as they come.
-
-    Parameters are given as for enqueue-command.  What is no row stands on standard error: how many they are, from
-    which replica, how new, and what the server warns of.  --json waits for the whole answer.
-
-    The query is cancelled by Ctrl-C, and when nobody reads the output any more.
-
-    Exit codes: 1 it failed or was answered with an error, 2 nothing was sent, 3 no answer in time, or no replica was as
-    fresh as asked, 130 interrupted, 141 the output was closed.
-    """
-    from ops import queries
-    from ops.connection import settings_for
-
-    for ended in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ended, _end)
-    options = query_options(**level) | ({} if max_rows is None else {"max_rows": max_rows})
-    question = queries.Question(text, pairs, params, timeout, options)
-    settings = settings_for(state_dir)
-    if as_json:
-        print_json(queries.as_object(queries.whole(settings, question)))
-    else:
-        queries.print_answer(settings, question, form)
+    finish(told, as_json=as_json)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -360,7 +303,7 @@ def demo(*, replicas: int, kill: bool, keep: bool, state_dir: Path, as_json: boo
     """
     from ops.demo import Demo
 
-    signal.signal(signal.SIGTERM, _end)
+    interrupt_on(signal.SIGTERM)
     proof = Demo(state_dir, replicas=replicas, kill=kill, keep=keep, quiet=as_json).run()
     if as_json:
         print_json(proof.as_json())
@@ -395,11 +338,6 @@ def _print_environment(stack: Stack, replica: int) -> None:
 
     for name, value in stack.environment(replica).items():
         click.echo(f"export {name}={shlex.quote(value)}")
-
-
-def _end(_signal: int, _frame: object) -> NoReturn:
-    """Leave through the same door as Ctrl-C, so that half-started servers are stopped."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

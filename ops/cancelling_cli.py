@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Command, json_option, print_json, state_dir_option, stream_option
+from ops.console import Command, json_option, print_json, state_dir_option, stream_option, timeout_option
 
 
 if TYPE_CHECKING:
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("cancel-query", cls=Command)  # Click would cut the -query off
 @click.argument("query")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="Seconds to wait for its end.",
-)
+@timeout_option(10.0, "Seconds to wait for its end.")
 @stream_option
 @state_dir_option
 @json_option

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 import click
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.progress import TaskID
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
 
 #: Error class → exit code, the first match counts.  By name, so that no package has to be imported for its errors: an
 #: error that is here and was raised has been imported.  What is not here is a defect of ours, and shows its traceback.
@@ -97,6 +100,25 @@ stream_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+#: More than none.
+SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+def timeout_option(default: float, what: str, *, most: float | None = None) -> Callable[[_F], _F]:
+    """`--timeout`, in seconds, at most *most*."""
+    kind = SECONDS if most is None else click.FloatRange(min=0, min_open=True, max=most)
+    return click.option("--timeout", type=kind, default=default, show_default=True, help=what)
+
+
+def parameter_options(command: _F) -> _F:
+    """Parameters, for a command that takes *pairs* and *params*; `ops.parameters` reads them."""
+    one = click.option(
+        "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given many times."
+    )
+    return one(click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")(command))
+
+
+#: For whatever prints rows; see `ops.forms`.
 format_option = click.option(
     "--format",
     "form",
@@ -151,6 +173,40 @@ def words_of(error: BaseException) -> str:
     if not callable(details):
         return str(error)
     return "; ".join(f"{'.'.join(map(str, found['loc'])) or 'settings'}: {found['msg']}" for found in details())
+
+
+class Told(Protocol):
+    """What came of a command, for programs and for people, and the exit code that says so."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all is well."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+
+    def as_text(self) -> str:
+        """For people."""
+
+
+def finish(told: Told, *, as_json: bool) -> None:
+    """Print what came of a command, and leave with its exit code."""
+    if as_json:
+        print_json(told.as_json())
+    else:
+        click.echo(told.as_text())
+    if told.exit_code:
+        raise click.exceptions.Exit(told.exit_code)
+
+
+def interrupt_on(*numbers: signal.Signals) -> None:
+    """Let these signals end the command through the same door as Ctrl-C, so that nothing half-done is left behind."""
+    for number in numbers:
+        signal.signal(number, _interrupted)
+
+
+def _interrupted(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def put(text: str) -> None:

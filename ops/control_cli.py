@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, stream_option
+from ops.console import Group, json_option, print_json, print_table, stream_option, timeout_option
 
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ state_dir_option = click.option(
     help="The local stack to speak to, where BROKERS is not set.",
 )
 reason_option = click.option("--reason", default="", help="Why, for logs and for whoever asks.")
-timeout_option = click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True, max=60),
-    default=2.0,
-    show_default=True,
-    help="Seconds that workers have to answer.",
-)
+answer_option = timeout_option(2.0, "Seconds that workers have to answer.", most=60)
 
 
 def meaning(function: Callable[..., None]) -> Callable[..., None]:
@@ -181,7 +175,7 @@ def show(*, state_dir: Path, as_json: bool) -> None:
 
 
 @control.command()
-@timeout_option
+@answer_option
 @stream_option
 @state_dir_option
 @json_option
@@ -203,7 +197,7 @@ def inspect(*, timeout: float, state_dir: Path, as_json: bool) -> None:
 
 
 @control.command()
-@timeout_option
+@answer_option
 @stream_option
 @state_dir_option
 @json_option

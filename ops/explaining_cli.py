@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Command, json_option, print_json, state_dir_option
+from ops.console import Command, finish, json_option, parameter_options, state_dir_option
 
 
 if TYPE_CHECKING:
@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("explain-command", cls=Command)
 @click.argument("text")
-@click.option(
-    "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given many times."
-)
-@click.option("--params", metavar="JSON", help="All parameters, as one JSON object.")
+@parameter_options
 @click.option("--idempotent", is_flag=True, help="Explain it as sent with --idempotent.")
 @click.option("--when", metavar="QUERY", help="Explain it with this condition.")
 @click.option("--check", is_flag=True, help="Let the replica's server compile it, too; nothing is run.")
@@ -49,9 +46,4 @@ def explain_command(
     told = explaining.explained(
         settings_for(state_dir, replica), text, pairs, params, check=check, idempotent=idempotent, when=when
     )
-    if as_json:
-        print_json(told.as_json())
-    else:
-        click.echo(told.as_text())
-    if told.exit_code:
-        raise click.exceptions.Exit(told.exit_code)
+    finish(told, as_json=as_json)

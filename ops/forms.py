@@ -49,7 +49,7 @@ def as_table(columns: Sequence[str], batches: Iterable[Batch], terminal: int) ->
 
 def as_tabbed(columns: Sequence[str], batches: Iterable[Batch]) -> Iterator[str]:
     """A line for each row, with tabs between its cells, and one for the columns."""
-    yield _tabbed(columns)
+    yield _tabbed(columns) if columns else ""
     for batch in batches:
         yield "".join(_tabbed([row[column] for column in columns]) for row in batch)
 

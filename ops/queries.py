@@ -42,18 +42,18 @@ def print_answer(settings: Settings, question: Question, form: str) -> None:
     Raises what `run_query.send` and `Result.stream` raise, `InputUnusable`, `OutputClosed`; KeyboardInterrupt as
     `until_left` does.
     """
-    with _asked(settings, question) as (result, began):
+    with asked(settings, question) as (result, began):
         showing.print_result(result, form, question.timeout_s + GRACE_S, began)
 
 
 def whole(settings: Settings, question: Question) -> Rows:
     """As `print_answer`, all rows at once."""
-    with _asked(settings, question) as (result, _):
+    with asked(settings, question) as (result, _):
         return result.rows(question.timeout_s + GRACE_S)
 
 
 @contextmanager
-def _asked(settings: Settings, question: Question) -> Iterator[tuple[Result, float]]:
+def asked(settings: Settings, question: Question) -> Iterator[tuple[Result, float]]:
     """The query on its way, and when that began."""
     given = parameters.parse(question.pairs, question.params)
     with connected(settings) as app:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops import parameters, read_levels, replicas
+from ops import parameters, query_explaining, read_levels, replicas
 from ops.console import print_json
 from ops.errors import InputUnusable
 from ops.explaining import explained
@@ -23,7 +23,7 @@ from ops.replica_cli import print_replicas
 from ops.shell_lines import DIRECTIVES, HELP, Directive, Statement, kind_of, parameter
 from ops.shell_words import LEVELS, Vocabulary
 from ops.showing import note, print_result
-from replica import cypher, guard, values
+from replica import compiling, cypher, values
 from replica.cypher import MARKER_LABEL
 from tasks.sessions import read_token
 
@@ -145,9 +145,9 @@ class Shell:
 
     def _explain(self, text: str) -> None:
         if kind_of(text) == "query":
-            refusal = guard.refusal(text)
-            why = f"would be refused: {refusal}" if refusal else "goes to any replica that is fresh enough"
-            self._tell({"explain": text, "kind": "query", "refused": refusal}, f"a query; it {why}")
+            asked = self._asked(compiling.explained(text), self._given(text))
+            answer = query_explaining.told_of(asked, self._timeout_s + GRACE_S)
+            self._tell({"explain": text, "kind": "query", **answer.as_json()}, answer.as_text())
             return
         given = [f"{name}={json.dumps(values.encode(value))}" for name, value in self._given(text).items()]
         told = explained(self._settings, text, given, None, check=False, idempotent=False)

@@ -7,18 +7,11 @@ from pathlib import Path
 
 import click
 
-from ops.console import Command, state_dir_option, stream_option
+from ops.console import Command, state_dir_option, stream_option, timeout_option
 
 
 @click.command(cls=Command)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds for each statement.",
-)
+@timeout_option(30.0, "Seconds for each statement.")
 @click.option(
     "--history",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -29,7 +22,7 @@ from ops.console import Command, state_dir_option, stream_option
 @stream_option
 @state_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each statement, each on a line.")
-def shell(*, timeout_s: float, history: Path, state_dir: Path, as_json: bool) -> None:
+def shell(*, timeout: float, history: Path, state_dir: Path, as_json: bool) -> None:
     """Type Cypher: what writes goes into the log, what reads is asked of a replica.
 
     Statements end with a semicolon; :help lists what else there is.  Reads show this shell's own writes.  Without a
@@ -43,7 +36,7 @@ def shell(*, timeout_s: float, history: Path, state_dir: Path, as_json: bool) ->
 
     settings = settings_for(state_dir)
     with connected(settings) as app:
-        here = Shell(app, settings, timeout_s=timeout_s, as_json=as_json)
+        here = Shell(app, settings, timeout_s=timeout, as_json=as_json)
         if sys.stdin.isatty():
             from ops.shell_prompt import converse
 

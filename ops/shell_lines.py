@@ -35,7 +35,7 @@ BEFORE_STATEMENTS: Final = frozenset({"query", "command", "explain"})
 HELP: Final = {
     "query": "ask this, whatever it looks like",
     "command": "put this into the log, whatever it looks like",
-    "explain": "what would go into the log, and how replicas would apply it; sends nothing",
+    "explain": "what would go into the log, and how replicas would apply it, or a query's plan; runs nothing",
     "param": "set $NAME for the statements that follow; VALUE is JSON, typed JSON, or else a text",
     "params": "the parameters that are set, or clear them",
     "level": "how fresh answers have to be; session: as new as my own writes and earlier answers",

@@ -33,6 +33,8 @@ def print_result(result: Result, form: str, timeout_s: float, began: float) -> N
     columns = (rows.header.columns if rows.header else None) or ()
     _put(form, columns, chain([first], batches))
     summary = result.summary(timeout_s)
+    if summary.plan:  # it began with EXPLAIN, and has no rows
+        click.echo(summary.plan, err=form != "table")
     note(footer(summary, (time.monotonic() - began) * 1000))
     for found in summary.notifications:
         click.secho(found["description"], fg="yellow", err=True)

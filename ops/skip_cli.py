@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Command, json_option, print_json, progress, state_dir_option, stream_option
+from ops.console import Command, json_option, print_json, progress, state_dir_option, stream_option, timeout_option
 
 
 if TYPE_CHECKING:
@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 @click.argument("offset", type=click.IntRange(min=0))
 @click.option("--reason", help="Why; it becomes the outcome of the command, on every replica.")
 @click.option("--withdraw", is_flag=True, help="Take back a proposal that a killed skip has left.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds for all replicas to agree; a held one looks again after up to 30.",
-)
+@timeout_option(60.0, "Seconds for all replicas to agree; a held one looks again after up to 30.")
 @stream_option
 @state_dir_option
 @json_option

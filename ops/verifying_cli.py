@@ -6,17 +6,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Command, json_option, print_json, print_table, progress, state_dir_option, stream_option
+from ops.console import (
+    SECONDS,
+    Command,
+    json_option,
+    print_json,
+    print_table,
+    progress,
+    state_dir_option,
+    stream_option,
+    timeout_option,
+)
 
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECONDS = click.FloatRange(min=0, min_open=True)
-
 
 @click.command(cls=Command)
-@click.option("--timeout", type=SECONDS, default=600.0, show_default=True, help="Seconds to wait for all replicas.")
+@timeout_option(600.0, "Seconds to wait for all replicas.")
 @click.option(
     "--pause",
     type=SECONDS,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import neo4j
 from neo4j.exceptions import DriverError, Neo4jError
 
-from replica import cypher
+from replica import compiling, cypher
 from replica.errors import Unavailable
 from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
 from replica.transactions import ENCODING_ERRORS, Database
@@ -71,7 +71,7 @@ def ask(database: Database, statement: Statement, *, condition: bool = False) ->
     """
     try:
         with database.session(read=True) as session:
-            query = neo4j.Query(f"EXPLAIN {statement.text}", timeout=database.timeout_s)
+            query = neo4j.Query(compiling.explained(statement.text), timeout=database.timeout_s)
             summary = session.run(query, dict(statement.parameters)).consume()
     except ENCODING_ERRORS as error:
         return _refused(NOT_ENCODABLE, str(error), held=False)
@@ -79,7 +79,7 @@ def ask(database: Database, statement: Statement, *, condition: bool = False) ->
         code = code_of(error)
         if is_authentication(error) or not (is_deterministic(code) or code in _LACKING):
             raise Unavailable(code, message_of(error), retry_after_s=pause_s(error)) from error
-        return _refused(code, message_of(error), held=code in _LACKING)
+        return _refused(code, compiling.as_written(message_of(error)), held=code in _LACKING)
     except (DriverError, OSError) as error:
         raise Unavailable(code_of(error), message_of(error), retry_after_s=pause_s(error)) from error
     operators = tuple(_operators(summary.plan))

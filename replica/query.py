@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString, Self
 import neo4j
 from neo4j.exceptions import DriverError, Neo4jError, ResultError, TransactionError
 
-from replica import guard, values
+from replica import compiling, guard, values
 from replica.errors import QueryRejected, QueryUnavailable, ValueNotEncodable
 from replica.marker import RESTORING
 from replica.outcomes import code_of, is_deterministic, message_of
@@ -302,14 +302,20 @@ class Queries:
             known = text in self._verdicts
             reason = self._verdicts.get(text)
         if not known:
-            summary = session.run(neo4j.Query(f"EXPLAIN {text}"), parameters).consume()
-            kind = summary.query_type
+            kind = self._kind(session, text, parameters)
             reason = (
                 None if kind == "r" else f"a query only reads, and this statement's type is {kind!r}: send a command"
             )
             self._remember(text, reason)
         if reason:
             raise QueryRejected(NOT_READ_ONLY, reason)
+
+    def _kind(self, session: neo4j.Session, text: str, parameters: dict[str, Any]) -> str | None:
+        try:
+            return session.run(neo4j.Query(compiling.explained(text)), parameters).consume().query_type
+        except Neo4jError as error:
+            found = _translated(error)
+            raise type(found)(found.code, compiling.as_written(found.message)) from error
 
     def _remember(self, text: str, reason: str | None) -> None:
         with self._lock:

@@ -53,6 +53,7 @@ class Ending(msgspec.Struct, frozen=True, omit_defaults=True):
     consumed_ms: int | None = None
     counters: dict[str, int] = {}
     notifications: tuple[dict[str, Any], ...] = ()
+    plan: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -50,7 +50,8 @@ class QueryFailed(TasksError):
     """The query was answered with an error.  *retryable*: the same query may succeed later."""
 
     def __init__(self, code: str, message: str, *, replica: str, retryable: bool) -> None:
-        super().__init__(f"{code}: {message} (answered by {replica})")
+        apart = "\n" if "\n" in message else " "  # the last line may point at a place of the one above it
+        super().__init__(f"{code}: {message}{apart}(answered by {replica})")
         self.code = code
         self.message = message
         self.replica = replica

@@ -142,6 +142,7 @@ class Reply:
             consumed_ms=told.consumed_ms,
             counters=dict(told.counters),
             notifications=tuple(map(dict, told.notifications)),
+            plan=told.plan,
         )
         self._send(end=True, summary=ending, seen=_offset(seen), **fields)
         self._pipeline.finish()

@@ -60,6 +60,8 @@ class Summary:
         #: What the server says: which one, ``r`` for what reads, counters that are not zero, warnings.
         self.server, self.query_type = told.server, told.query_type
         self.counters, self.notifications = told.counters, told.notifications
+        #: Of EXPLAIN: the plan, as the server draws it.
+        self.plan = told.plan
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())

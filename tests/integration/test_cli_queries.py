@@ -148,6 +148,51 @@ def test_an_error_is_exit_code_one_with_the_words_of_the_database(run: Run, text
     assert "(answered by " in result.stderr
 
 
+def test_an_error_has_the_places_of_the_text_as_it_was_typed(run: Run) -> None:
+    """Although the server was asked to compile it first; so has the plan's."""
+    text = "MATCH (u:User)\nRETURN u, missing"
+    for options in ([], ["--explain"]):
+        said = run(text, *options).stderr
+        assert "(line 2, column 11 (offset: 25))" in said
+        assert '"RETURN u, missing"\n           ^\n(answered by ' in said
+
+
+def test_a_plan_is_shown_and_nothing_is_run(run: Run) -> None:
+    """By the server that would run it, with what it warns of."""
+    result = run("MATCH (u:User {name: $name}) RETURN u.age / 0, u.nme", "-p", "name=ann", "--explain")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert re.match(r"verdict   a query: .*\nasked     \S+, Neo4j/\S+\nwarning   .*nme", result.stdout), result.stdout
+    assert "ProduceResults" in result.stdout
+
+    told = json.loads(run("MATCH (u:User) RETURN u", "--explain", "--json").stdout)
+    assert (told["refused"], told["warnings"]) == (None, [])
+    assert "NodeByLabelScan" in told["plan"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("CREATE (n) RETURN n", "send a command"),
+        ("LOAD CSV FROM 'x' AS r RETURN r", "reads files"),
+        ("CALL apoc.cypher.doIt('CREATE (:X)', {})", "the procedure apoc.cypher.doIt is not on the list"),
+    ],
+)
+def test_what_replicas_refuse_is_explained_with_exit_code_four(run: Run, text: str, says: str) -> None:
+    """In their own words."""
+    result = run(text, "--explain")
+    assert result.exit_code == 4
+    assert re.match(f"refused   .*{says}", result.stdout), result.stdout
+    assert says in json.loads(run(text, "--explain", "--json").stdout)["refused"]
+
+
+def test_a_query_that_begins_with_explain_shows_its_plan(run: Run) -> None:
+    """Beside the rows that it has not."""
+    table, lines = (run("EXPLAIN MATCH (u:User) RETURN u", "--format", form) for form in ("table", "jsonl"))
+    assert "NodeByLabelScan" in table.stdout
+    assert lines.stdout == ""
+    assert "NodeByLabelScan" in lines.stderr
+
+
 def test_no_answer_in_time_is_exit_code_three(run: Run) -> None:
     """Nobody is at work on these topics."""
     result = run("RETURN 1", "--timeout", "1", B_TOPIC_PREFIX=unique() + "-")

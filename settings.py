@@ -7,6 +7,7 @@ module that reads the environment; every other one is handed a value.
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -155,6 +156,12 @@ class Settings(BaseSettings):
         ge=1000,
         description="Bytes of JSON, about, of one answer's rows; more are cut and said so.",
     )
+    query_allowed: str = Field(
+        "",
+        alias="QUERY_ALLOWED",
+        description="Procedures and functions that queries may call besides those that come with Neo4j and only read: "
+        "names, or a namespace and `.*`; comma separated. They can do whatever they were written to do.",
+    )
     query_at_once: int = Field(
         0,
         alias="QUERY_AT_ONCE",
@@ -205,6 +212,18 @@ class Settings(BaseSettings):
             if not host or not port.isdigit():
                 raise ValueError(f"{server!r} is not host:port")
         return ",".join(servers)
+
+    @field_validator("query_allowed")
+    @classmethod
+    def _allowed_are_names_with_a_namespace(cls, value: str) -> str:
+        """One without a dot, or a star elsewhere, would allow nothing, or more than anybody meant."""
+        for name in filter(None, map(str.strip, value.split(","))):
+            if re.fullmatch(r"[^\W\d]\w*(\.\w+)*\.(\w+|\*)", name) is None:
+                raise ValueError(
+                    f"{name!r} is neither a name with its namespace, such as gds.graph.list, nor a namespace and .*,"
+                    " such as apoc.coll.*"
+                )
+        return value
 
     @model_validator(mode="after")
     def _user_and_password_come_together(self) -> Settings:

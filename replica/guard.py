@@ -5,6 +5,7 @@ READ mode lets file access and `dbms.killConnection` through, and EXPLAIN calls 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -109,8 +110,30 @@ _SERVERS: Final = frozenset(
 _FIRST: Final = frozenset(["CYPHER", "EXPLAIN", "PROFILE", "SHOW", "TERMINATE", "USE"])
 
 
-def refusal(text: str, allowed: frozenset[str] = PROCEDURES) -> str | None:
-    """Why *text* must not run as a query, or None; *allowed* holds procedures in lower case."""
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Procedures and functions that an operator trusts: *names*, and *prefixes*, which end in a dot; in lower case."""
+
+    names: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> Allowed:
+        """The ones in *text*: names, and namespaces with ``.*`` behind them, between commas."""
+        found = [name.strip().lower() for name in text.split(",") if name.strip()]
+        prefixes = tuple(name.removesuffix("*") for name in found if name.endswith(".*"))
+        return cls(frozenset(found), prefixes)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether *name*, in whichever case, is one of them."""
+        return name.lower() in self.names or name.lower().startswith(self.prefixes)
+
+
+NOTHING_ELSE: Final = Allowed()
+
+
+def refusal(text: str, allowed: Allowed = NOTHING_ELSE) -> str | None:
+    """Why *text* must not run as a query, or None; it may call what is *allowed* besides what comes with Neo4j."""
     if cypher.nesting_depth(text) > cypher.MAX_NESTING:
         return f"nested deeper than {cypher.MAX_NESTING} levels"
     if cypher.chain_length(text) > cypher.MAX_CHAIN:
@@ -119,7 +142,7 @@ def refusal(text: str, allowed: frozenset[str] = PROCEDURES) -> str | None:
     return next((reason for form in forms if (reason := _refusal(form, allowed))), None)
 
 
-def _refusal(text: str, allowed: frozenset[str]) -> str | None:
+def _refusal(text: str, allowed: Allowed) -> str | None:
     found = cypher.significant(text)
     seen = cypher.words(found)
     if cypher.loads_csv(seen):
@@ -129,11 +152,11 @@ def _refusal(text: str, allowed: frozenset[str]) -> str | None:
     if reason := _shows(seen):
         return reason
     for name in cypher.procedures(text):
-        if name.lower() not in allowed:
-            return f"the procedure {name} is not on the list of those that only read"
+        if name.lower() not in PROCEDURES and name not in allowed:
+            return f"the procedure {name} is not on the list of those that only read (QUERY_ALLOWED adds to it)"
     for name in _functions(found):
-        if name.partition(".")[0].lower() not in FUNCTIONS:
-            return f"the function {name} does not come with Neo4j, and may do more than read"
+        if name.partition(".")[0].lower() not in FUNCTIONS and name not in allowed:
+            return f"the function {name} does not come with Neo4j, and may do more than read (QUERY_ALLOWED lets it)"
     return None
 
 

@@ -175,7 +175,7 @@ class Queries:
         timeout_s: float = TIMEOUT_S,
         max_rows: int = MAX_ROWS,
         max_bytes: int = MAX_BYTES,
-        procedures: frozenset[str] = guard.PROCEDURES,
+        allowed: guard.Allowed = guard.NOTHING_ELSE,
     ) -> None:
         self._driver = driver
         self._database = database
@@ -183,7 +183,7 @@ class Queries:
         self._timeout_s = timeout_s
         self._max_rows = max_rows
         self._max_bytes = max_bytes
-        self._procedures = procedures
+        self._allowed = allowed
         self._verdicts: OrderedDict[str, str | None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -202,7 +202,7 @@ class Queries:
 
         Raises `QueryRejected` where the query is at fault and `QueryUnavailable` where the server is.
         """
-        if reason := guard.refusal(text, self._procedures):
+        if reason := guard.refusal(text, self._allowed):
             raise QueryRejected(FORBIDDEN, reason)
         session = self._session()
         try:

@@ -20,6 +20,7 @@ from brokers.replies import Replies
 from brokers.topics import DAY_S, FOR_EVER, TopicSpec
 from brokers.unique import Unique
 from replica.driver import connect
+from replica.guard import Allowed
 from replica.query import Queries
 from tasks import options as query_options
 from tasks import wire
@@ -280,6 +281,7 @@ class App:
             timeout_s=self.settings.query_timeout_s,
             max_rows=self.settings.query_max_rows,
             max_bytes=self.settings.query_max_bytes,
+            allowed=Allowed.read(self.settings.query_allowed),
         )
 
     def _make_applying(self) -> Applying:

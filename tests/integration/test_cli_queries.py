@@ -29,7 +29,8 @@ def replicas(
     kafka: str, neo4j_servers: tuple[Neo4jServer, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Replicas]:
     """Two replicas at work, with two users who know each other."""
-    with replicas_of(kafka, neo4j_servers[:2], tmp_path_factory.mktemp("cli")) as found:
+    folder = tmp_path_factory.mktemp("cli")
+    with replicas_of(kafka, neo4j_servers[:2], folder, QUERY_ALLOWED="dbms.components") as found:
         text = "CREATE (:User {name: 'ann', age: 30})-[:KNOWS {since: date('2020-01-01')}]->(:User {name: 'b;\"c\"'})"
         found.app().run_command.send(text).wait(applied=2, timeout=60)
         yield found
@@ -183,6 +184,13 @@ def test_what_replicas_refuse_is_explained_with_exit_code_four(run: Run, text: s
     assert result.exit_code == 4
     assert re.match(f"refused   .*{says}", result.stdout), result.stdout
     assert says in json.loads(run(text, "--explain", "--json").stdout)["refused"]
+
+
+def test_what_the_operator_allows_is_called_and_nothing_else(run: Run) -> None:
+    """The workers have QUERY_ALLOWED=dbms.components."""
+    result = run("CALL dbms.components() YIELD name RETURN name")
+    assert (result.exit_code, result.stdout.splitlines()[:2]) == (0, ["name", "Neo4j Kernel"]), result.stderr
+    assert "QUERY_ALLOWED adds to it" in run("CALL dbms.listConfig() YIELD name RETURN name").stderr
 
 
 def test_a_query_that_begins_with_explain_shows_its_plan(run: Run) -> None:

@@ -72,3 +72,45 @@ def test_what_does_more_than_read_is_refused_however_it_is_written(text: str, sa
 def test_what_only_looks_like_it_is_a_query(text: str) -> None:
     """Words inside strings, comments and names decide nothing."""
     assert guard.refusal(text) is None
+
+
+ALLOWED = guard.Allowed.read(" apoc.coll.*, Gds.Graph.List,custom.f ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RETURN apoc.coll.sum([1, 2]) AS s",
+        "RETURN `apoc`.COLL.sum([1, 2]) AS s",
+        "CALL gds.graph.list() YIELD name RETURN name",
+        "CALL apoc.coll.split([1], 2) YIELD value RETURN value, custom.f(1)",
+        "CALL db.labels() YIELD label RETURN label",
+    ],
+)
+def test_what_an_operator_allows_may_be_called(text: str) -> None:
+    """By its name or by its namespace; what comes with Neo4j may be called as ever."""
+    assert guard.refusal(text, ALLOWED) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("RETURN apoc.collection.sum([1]) AS s", "apoc.collection.sum"),
+        ("RETURN apoc.coll([1]) AS s", "apoc.coll"),
+        ("CALL gds.graph.list.all()", "gds.graph.list.all"),
+        ("CALL gds.graph.drop('g')", "gds.graph.drop"),
+        ("RETURN custom.fun(1) AS x", "custom.fun"),
+        ("RETURN apoc.coll.sum([apoc.load.json('http://x')]) AS s", "apoc.load.json"),
+    ],
+)
+def test_what_is_only_named_alike_is_refused(text: str, says: str) -> None:
+    """And the refusal says which setting would let it."""
+    reason = guard.refusal(text, ALLOWED)
+    assert reason is not None
+    assert says in reason
+    assert "QUERY_ALLOWED" in reason
+
+
+def test_nothing_is_allowed_unless_it_is_said() -> None:
+    """Neither by an empty list nor by a comma."""
+    assert guard.Allowed.read(" , ") == guard.NOTHING_ELSE

@@ -163,3 +163,17 @@ def test_streams_are_known_by_two_of_their_topics() -> None:
     topics = ["x-command", "x-replicas", "x-orders.command", "x-orders.replicas", "x-foo.command", "y-bar.command"]
     topics += ["y-bar.replicas", "x-a.b.command", "x-a.b.replicas", "x-orders.commands"]
     assert streams.names(topics, made(B_TOPIC_PREFIX="x-", STREAM="any")) == ["", "orders"]
+
+
+@pytest.mark.parametrize("value", ["apoc.coll.*", " gds.graph.list , apoc.text.*,custom.f", ""])
+def test_what_queries_may_call_is_named_with_its_namespace(value: str) -> None:
+    """Or by the namespace alone."""
+    assert made(QUERY_ALLOWED=value).query_allowed == value
+
+
+@pytest.mark.parametrize("value", ["*", "apoc", "apoc.*.sum", "apoc.coll*", "apoc.coll.sum()", "apoc.coll; x.y", "1.*"])
+def test_what_names_nothing_that_queries_could_call_is_refused(value: str) -> None:
+    """Instead of allowing nothing, or more than was meant, in silence."""
+    with pytest.raises(ValidationError, match="QUERY_ALLOWED") as error:
+        made(QUERY_ALLOWED=value)
+    assert "neither a name with its namespace, such as gds.graph.list, nor a namespace and" in str(error.value)

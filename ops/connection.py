@@ -12,6 +12,7 @@ from brokers.errors import Unreachable
 from ops.errors import KafkaAway
 from ops.stack import Stack
 from ops.state import StateFile
+from replica.driver import connect
 from settings import Settings
 from tasks.app import App
 
@@ -19,6 +20,8 @@ from tasks.app import App
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import neo4j
 
 
 #: Seconds for a Kafka server to say anything.  A person waits, and has been promised an answer within ten.
@@ -85,6 +88,11 @@ def require_kafka(settings: Settings) -> None:
         admin.poll(0)  # hands over what the client has to say: a time-out alone is no reason
         why = health.why() or f" ({exc.args[0].str()})"
         raise KafkaAway(f"no Kafka server answers at {settings.brokers}{why}") from exc
+
+
+def database(settings: Settings) -> neo4j.Driver:
+    """A driver of the settings' database, to be used in a `with` block; connects at first use."""
+    return connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

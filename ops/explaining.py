@@ -7,9 +7,8 @@ import random
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ops import parameters
+from ops import connection, parameters
 from replica import explaining, opinion, values
-from replica.driver import connect
 from replica.statement import Statement
 from replica.transactions import Database
 from tasks import wire
@@ -93,7 +92,7 @@ def explained(
 
 
 def _asked(settings: Settings, found: Explanation) -> Told:
-    with connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password) as driver:
+    with connection.database(settings) as driver:
         database = Database(driver, settings.neo4j_database, ASK_S)
         said = None if found.statement is None else opinion.ask(database, found.statement)
         if found.condition is None or found.condition.statement is None:

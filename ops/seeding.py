@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import dramatiq
 
 from ops import snapshots
-from ops.connection import connected
+from ops.connection import connected, database
 from ops.errors import NotAReplica, ReplicaBusy
 from ops.progress import Step
 from ops.replicas import ASK_S, log_bounds, rows
@@ -92,7 +92,7 @@ def add(settings: Settings, wish: Wish, show: Progress) -> Seeded:
       NotAReplica: nothing was changed, or the replica stays quarantined; the text says which, and why.
       ReplicaBusy: it does not catch up; it stays quarantined.
     """
-    with connected(settings) as app, _driver(settings) as driver:
+    with connected(settings) as app, database(settings) as driver:
         seeding = _Seeding(app, driver, wish, show)
         seeding.require_new()
         seeding.require_alike()
@@ -106,19 +106,13 @@ def repair(settings: Settings, wish: Wish, show: Progress) -> Seeded:
 
     Raises as `add` does.
     """
-    with connected(settings) as app, _driver(settings) as driver:
+    with connected(settings) as app, database(settings) as driver:
         seeding = _Seeding(app, driver, wish, show)
         seeding.require_ours()
         seeding.require_alike()
         seeding.quarantine("it is being repaired, and not ready")
         seeding.empty()
         return seeding.seed()
-
-
-@contextmanager
-def _driver(settings: Settings) -> Iterator[neo4j.Driver]:
-    with connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password) as driver:
-        yield driver
 
 
 class _Seeding:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ops.connection import database
 from ops.errors import InputUnusable
 from ops.progress import Step
 from replica import snapshot, snapshot_restore
 from replica.checksum import checksum
-from replica.driver import connect
 from replica.marker import Key
 from replica.snapshot_catalogue import mark_of, row_of, verify_and_mark
 from replica.snapshot_format import Source
@@ -20,8 +20,6 @@ from replica.snapshot_stores import SUFFIX, open_store
 
 
 if TYPE_CHECKING:
-    import neo4j
-
     from ops.progress import Progress
     from replica.checksum import Checksum
     from replica.snapshot_catalogue import SnapshotRow
@@ -74,7 +72,7 @@ def create(settings: Settings, store: Store, show: Progress, *, verified: bool) 
     """
     key = Key(settings.topic(settings.command_topic), 0)
     name = f"{key.topic}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}{SUFFIX}"
-    with _driver(settings) as driver, store.write(name) as file:
+    with database(settings) as driver, store.write(name) as file:
         taken = snapshot.create(driver, settings.neo4j_database, key, file, teller("snapshot", show))
     mark = verify_and_mark(store, name, teller("verify", show)) if verified else None
     return row_of(store, name, taken.header, mark)
@@ -102,7 +100,7 @@ def compare(settings: Settings, store: Store, name: str, show: Progress) -> Comp
     with store.read(name) as file:
         of_snapshot = snapshot.checksum_of(file, name, teller("snapshot", show))
     show(Step("replica", "reading"))
-    with _driver(settings) as driver:
+    with database(settings) as driver:
         of_replica = checksum(driver, settings.neo4j_database)
     show(Step("replica", "read", finished=True))
     return Compared(_short(of_snapshot), _short(of_replica))
@@ -121,7 +119,7 @@ def restore(settings: Settings, store: Store, name: str, show: Progress) -> Snap
       SnapshotError: the database is no replica, and can be restored again.
       MissingPosition: the database is not empty.
     """
-    with _driver(settings) as driver, store.read(name) as file:
+    with database(settings) as driver, store.read(name) as file:
         source = Source(file, name)
         expected = settings.topic(settings.command_topic)
         if source.header.position.topic != expected:
@@ -131,10 +129,6 @@ def restore(settings: Settings, store: Store, name: str, show: Progress) -> Snap
             )
         header = snapshot_restore.restore(driver, settings.neo4j_database, source, teller("restore", show))
     return row_of(store, name, header, mark_of(store, name))
-
-
-def _driver(settings: Settings) -> neo4j.Driver:
-    return connect(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password)
 
 
 #: Seconds between two words about progress.

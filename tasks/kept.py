@@ -21,11 +21,10 @@ from dramatiq.middleware import MiddlewareError
 from dramatiq.results import ResultMissing, ResultTimeout
 from dramatiq.results.backends.redis import RedisBackend
 
-from replica import values
 from tasks.answers import Answer
-from tasks.errors import ResultExpired, ResultNotYet, ResultUnknown, StoreUnreachable, query_failed
+from tasks.errors import ResultExpired, ResultNotYet, ResultUnknown, StoreUnreachable
 from tasks.options import STORE
-from tasks.results import Rows
+from tasks.results import opened
 
 
 if TYPE_CHECKING:
@@ -140,22 +139,6 @@ def _refuse_vain(message_id: str, note: dict[bytes, bytes]) -> None:
             f"the answer to query {message_id} came, was kept for {float(note[b'ttl_s']):,g} s, and is gone: ask again,"
             " or with a longer ttl"
         )
-
-
-def opened(parts: Sequence[Answer]) -> Any:
-    """The rows or the value of a whole answer.
-
-    Raises:
-      QueryFailed: it is an error.
-    """
-    last = parts[-1]
-    if last.error is not None:
-        raise query_failed(last.error.code, last.error.message, replica=last.replica, retryable=last.error.retryable)
-    columns = parts[0].columns
-    if columns is None:
-        return values.decode(last.value)
-    rows = (values.decode(row) for part in parts for row in part.rows or ())
-    return Rows((dict(zip(columns, row, strict=True)) for row in rows), last, columns)
 
 
 def _now_ms() -> int:

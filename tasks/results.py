@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 from replica import values
 from tasks import answers
 from tasks.arrivals import Arrivals
+from tasks.errors import query_failed
 from tasks.streaming import Stream, rows_of
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from types import TracebackType
 
     import dramatiq
@@ -110,7 +111,8 @@ class Result:
           RuntimeError: the rows were taken one by one.
         """
         self._refuse_streamed()
-        return self._whole(self._arrivals.end(timeout))
+        self._arrivals.end(timeout)
+        return opened(self._arrivals.parts.whole())
 
     def rows(self, timeout: float = WAIT_S) -> Rows:
         """As `get`, of a text query.  Raises TypeError for a value of a query function."""
@@ -140,7 +142,8 @@ class Result:
     async def get_async(self, timeout: float = WAIT_S) -> Any:  # noqa: ASYNC109 - as `get` has it; the text names who was waited for
         """As `get`, and the event loop runs on."""
         self._refuse_streamed()
-        return self._whole(await self._arrivals.end_async(timeout))
+        await self._arrivals.end_async(timeout)
+        return opened(self._arrivals.parts.whole())
 
     def summary(self, timeout: float = WAIT_S) -> Summary:
         """What is known when the answer has ended; waits for that.  In the middle of a stream it drops the rest."""
@@ -185,13 +188,6 @@ class Result:
         if self._stream is not None:
             raise RuntimeError(f"the rows of query {self.message_id} are taken one by one already, and not kept")
 
-    def _whole(self, last: Answer) -> Any:
-        parts = self._arrivals.parts.whole()
-        columns = parts[0].columns
-        if columns is None:
-            return values.decode(last.value)
-        return Rows(chain.from_iterable(map(rows_of, parts)), last, columns)
-
     def _saw(self, last: Answer) -> None:
         if self.session is not None:
             self.session.saw(last.seen)
@@ -199,3 +195,17 @@ class Result:
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the interpreter may be gone half
             self._arrivals.close()
+
+
+def opened(parts: Sequence[Answer]) -> Any:
+    """The rows or the value of a whole answer.
+
+    Raises:
+      QueryFailed: it is an error.
+    """
+    columns, last = parts[0].columns, parts[-1]
+    if (error := last.error) is not None:
+        raise query_failed(error.code, error.message, replica=last.replica, retryable=error.retryable)
+    if columns is None:
+        return values.decode(last.value)
+    return Rows(chain.from_iterable(map(rows_of, parts)), last, columns)

@@ -9,8 +9,7 @@ from tasks import answers, keeping
 from tasks.answers import Answer
 from tasks.errors import QueryFailed
 from tasks.keeping import LONGEST, Collected
-from tasks.kept import opened
-from tasks.results import Rows
+from tasks.results import Rows, opened
 
 
 def part(seq: int, *, end: bool = False, run: str = "run", text: str = "x") -> Answer:

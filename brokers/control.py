@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any, cast
 
 import dramatiq
-from confluent_kafka import KafkaException
 
 from brokers.delays import now_ms
 from brokers.errors import ControlRefused, Revoked, Undecodable, Unreachable
+from brokers.group_members import members
 from brokers.inspection import Inspection, SilentMember, read_answer
 from brokers.orders import Ended, Orders, Pause, Question, Revocation, Unreadable, answers_topic, end, read
 from brokers.records import Outgoing, Record, decode
@@ -263,23 +262,20 @@ class Control:
         return not topics or any(name in declared or name.startswith(self._broker.prefix) for name in topics)
 
     def _members(self, group: str) -> list[SilentMember]:
-        future = self._admin().describe_consumer_groups([group], request_timeout=self._timeout_s)[group]
         try:
-            members = future.result(self._timeout_s).members
-        except KafkaException as exc:
-            logger.info("kafka_group_not_described group=%s text=%s", group, exc.args[0].str())
+            found = members(self._admin(), group, self._timeout_s)
+        except Unreachable as exc:
+            logger.info("kafka_group_not_described group=%s reason=%s", group, exc)
             return []
-        except FutureTimeout as exc:
-            raise Unreachable(f"Kafka does not describe group {group!r} within {self._timeout_s:g} s") from exc
         return [
             SilentMember(
                 group,
                 member.member_id,
                 member.client_id,
-                member.host.removeprefix("/"),
-                sorted(f"{tp.topic}/{tp.partition}" for tp in member.assignment.topic_partitions),
+                member.host,
+                sorted(f"{topic}/{partition}" for topic, partition in member.places),
             )
-            for member in members
+            for member in found
         ]
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from dramatiq.errors import QueueJoinTimeout
 
 from brokers.bounds import bounds
 from brokers.errors import Unreachable, WrongTopic
+from brokers.group_members import members
 from brokers.waiting import silent
 
 
@@ -60,13 +61,9 @@ class Groups:
         Raises:
           Unreachable: Kafka does not say.
         """
-        groups = self._admin().describe_consumer_groups([queue.group_id], request_timeout=self._timeout_s)
-        try:
-            members = groups[queue.group_id].result(self._timeout_s + 1).members
-        except (KafkaException, TimeoutError) as exc:
-            raise Unreachable(f"Kafka does not describe group {queue.group_id!r}: {exc}") from exc
         topics = {level.topic.name for level in queue.levels}
-        return {m.client_id for m in members if any(tp.topic in topics for tp in m.assignment.topic_partitions)}
+        found = members(self._admin(), queue.group_id, self._timeout_s)
+        return {one.client_id for one in found if any(topic in topics for topic, _ in one.places)}
 
     def join(self, queue: Queue, timeout_s: float | None) -> None:
         """Wait until nothing is left, and nothing is delayed that would come back.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -22,11 +24,13 @@ from ops.errors import JarsUnavailable, PackageMissing
 from ops.stack import Stack
 from tests.conftest import give_up
 from tests.integration.logs import records_of
+from tests.replicas import ROOT
 from tests.support import unique, wait_until
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 #: Seconds that a send may take here.
@@ -211,3 +215,35 @@ def test_what_is_forwarded_in_transactions_survives_an_outage_once(server: Serve
         broker.close()
     assert ran == Counter(range(2000))
     assert Counter(json.loads(one.value or b"")["args"][0]["args"][0] for one in forwarded) == Counter(range(2000))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_whoever_asks_for_the_members_of_a_group_lives_on_and_is_told_again(
+    server: Server, broker: KafkaBroker, tmp_path: Path
+) -> None:
+    """Librdkafka's newer question ended the process when the broker died under it, or was never answered again."""
+
+    @dramatiq.actor(broker=broker, queue_name="asked")
+    def nothing() -> None: ...
+
+    worker = Worker(broker, worker_threads=1)
+    worker.start()
+    answers = tmp_path / "answers"
+    with answers.open("w") as out:
+        command = [sys.executable, "-m", "tests.integration.group_asker", server.address, broker.prefix, "asked"]
+        asker = subprocess.Popen(command, cwd=ROOT, stdout=out)
+    try:
+        for _ in range(3):
+            told = len(answers.read_text().splitlines())
+            wait_until(lambda told=told: any(answers.read_text().splitlines()[told:]), 30, "an answer with a name")  # type: ignore[misc]  # mypy cannot type a default of a lambda
+            server.kill()
+            assert asker.poll() is None
+            server.start()
+        told = len(answers.read_text().splitlines())
+        wait_until(lambda: any(answers.read_text().splitlines()[told:]), 30, "the last answer with a name")
+        assert asker.poll() is None
+    finally:
+        asker.kill()
+        asker.wait()
+        worker.stop()

@@ -307,7 +307,7 @@ class KafkaBroker(EmittingBroker):
         return self._station.running.stopped_by(stop)
 
     def reconsider(self, queue_name: str) -> None:
-        """Ask the queue's ``ready`` again about all that it holds back in this process.  Any thread."""
+        """Ask the queue's ``ready``, or its ``start``, again about what waits in this process.  Any thread."""
         self._reading.reconsider(self.get_queue(queue_name))
 
     def unsubscribe(self, queue_name: str) -> None:

@@ -95,6 +95,13 @@ class OrderedBuffer(Buffer):
             self._waiting.clear()
         assignment.waiting = assignment.waiting_bytes = 0
 
+    def reconsider(self) -> None:
+        """A queue with a start of its own asks for it again: it may be another one, though no record came since."""
+        with self.changed:
+            if self._of is not None and self.queue.start is not None:
+                self._of.started = False
+            self.changed.notify_all()
+
     # The readers' side.
 
     def hold(self, unit: Unit, reason: str, retry_after_s: float | None = None) -> None:

@@ -294,6 +294,7 @@ class App:
             decisions=self.decisions,
             comparing=self._comparing.get(),
             holding=Holdings(self.broker, self.replicas_topic, self.settings.group_id),
+            start_again=lambda: self.broker.reconsider(COMMANDS),
         )
 
     # Actors.

@@ -50,6 +50,7 @@ class Applying:
         decisions: Decisions,
         holding: Holdings,
         comparing: Comparing,
+        start_again: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._broker = broker
@@ -57,7 +58,7 @@ class Applying:
         self._reports, self._registry = reports, registry
         self._decisions = decisions
         self._holding = holding
-        self._standing = Standing(decisions, settings.group_id)
+        self._standing = Standing(decisions, settings.group_id, start_again)
         self._comparing = comparing
         self._applier: Applier | None = None
         self._topic_id = ""

@@ -12,6 +12,8 @@ from brokers.errors import StartUnknown
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tasks.decisions import Decision, Decisions
 
 logger = logging.getLogger("tasks.standing")
@@ -25,11 +27,12 @@ class StandsStill(Exception):
 
 
 class Standing:
-    """What one replica's applier asks before it does anything."""
+    """What one replica's applier asks before it does anything; *goes_on* is called when it may apply again."""
 
-    def __init__(self, decisions: Decisions, replica: str) -> None:
+    def __init__(self, decisions: Decisions, replica: str, goes_on: Callable[[], None]) -> None:
         self._decisions = decisions
         self._replica = replica
+        self._goes_on = goes_on
         self._known: Decision | None = None
         decisions.watch(self._announce)
 
@@ -65,6 +68,7 @@ class Standing:
             logger.warning("replica_stands_still reason=%s", words(decision))
         elif decision is None and self._known is not None:
             logger.warning("replica_goes_on replica=%s", self._replica)
+            self._goes_on()  # its graph may be another one, and no command may come that would find that out
         self._known = decision
 
     def _stop(self) -> None:

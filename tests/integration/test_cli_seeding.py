@@ -112,3 +112,17 @@ def test_a_wrong_replica_is_quarantined_and_made_anew(replicas: Replicas) -> Non
     replicas.app().run_command.send("CREATE (:N {id: 102})").wait(applied="all", timeout=60)
     wait_until(lambda: value(server, COUNT) == value(replicas.servers[0], COUNT), 30, "the graphs to be equal")
     assert replicas.app().decisions.look() == ()
+
+
+def test_a_wrong_replica_is_made_anew_though_nobody_writes(replicas: Replicas) -> None:
+    """Its worker has no command that would make it look at the graph that was put in place of its own."""
+    second, server = name(replicas, 2), replicas.servers[1]
+    with connect(server.uri, server.user, server.password) as driver:
+        driver.execute_query("MATCH (n:N {id: 6}) DETACH DELETE n")
+
+    result = run(replicas, "repair", second, "--yes", "--json")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["equals"] == [name(replicas, 1)]
+    assert value(server, COUNT) == value(replicas.servers[0], COUNT)
+    replicas.app().run_command.send("CREATE (:N {id: 103})").wait(applied="all", timeout=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 import dramatiq
@@ -449,6 +450,18 @@ def test_a_position_outside_what_is_buffered_has_to_be_sought() -> None:
     assert unit is not None
     buffer.finish(unit)
     assert not buffer.go_on_at(assignment, 0)
+
+
+def test_a_queue_with_a_start_of_its_own_can_be_told_to_ask_for_it_again() -> None:
+    """It hands out nothing before the answer; where Kafka's commit is the start there is nothing to ask."""
+    plain, own = ordered_queue(), replace(ordered_queue(), start=lambda _topic, _partition, _first: 0)
+    for queue in (plain, own):
+        buffer = OrderedBuffer(queue)
+        assignment = started(buffer, 2)
+        buffer.reconsider()
+        assert assignment.started == (queue is plain)
+        assert (buffer.take(1, 0) is not None) == (queue is plain)
+        assert buffer.go_on_at(assignment, 1) == (queue is own)
 
 
 def test_a_batch_of_large_records_is_cut_by_its_bytes() -> None:

@@ -231,6 +231,8 @@ def print_replicas(rows: Iterable[ReplicaRow]) -> None:
     for row in found:
         for difference in row.differs:
             click.secho(f"{row.name} differs from {difference}", fg="yellow", err=True)
+        for other in row.shares:
+            click.secho(f"{row.name} shares its database, {row.neo4j_uri}, with {other}", fg="yellow", err=True)
 
 
 def _cells(row: ReplicaRow) -> tuple[object, ...]:

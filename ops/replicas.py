@@ -43,7 +43,8 @@ class ReplicaRow:
     how many seconds the next of them has waited.  *state*: ``applying``, ``held`` (it tries the next command again and
     again), ``paused``, ``quarantined``, ``behind the log's start``, or ``away`` (no worker of its answers).  *why*,
     *since_ms*, *attempts*: about the state.  *worker* is ``host:pid``, empty for none; *version* that of its Neo4j;
-    *registered_ms* when its worker began.  *differs*: what is otherwise on another replica's server.
+    *registered_ms* when its worker began.  *differs*: what is otherwise on another replica's server.  *shares*: other
+    replicas with the same database.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ReplicaRow:
     registered_ms: int
     stands: bool  #: nothing of the log is being applied just now
     differs: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
 
     @property
     def last_command(self) -> str:
@@ -81,6 +83,7 @@ class Seen:
     silent: bool  #: its group has members, though
     place: str  #: the log's partition, as workers name it
     differs: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
 
     def row(self, now_ms: int) -> ReplicaRow:
         """At *now_ms* of the wall clock."""
@@ -101,6 +104,7 @@ class Seen:
             registered_ms=self.registration.since_ms,
             stands=self._stands(lag),
             differs=self.differs,
+            shares=self.shares,
         )
 
     def _stands(self, lag: int) -> bool:
@@ -163,6 +167,7 @@ def rows(app: App) -> list[ReplicaRow]:
             silent=_is_silent(app.settings.group(name), found),
             place=_place(app),
             differs=_differences(one, registered),
+            shares=tuple(registry.others_on(one.neo4j_uri, name, topic_id, registered)),
         )
         for name, one in registered.items()
     ]

@@ -36,7 +36,7 @@ from replica.server import server_facts
 from replica.snapshot_catalogue import listed
 from replica.transactions import Database
 from tasks.app import COMMANDS
-from tasks.registry import others_that_differ, registrations
+from tasks.registry import others_on, others_that_differ, registrations
 
 
 if TYPE_CHECKING:
@@ -162,9 +162,9 @@ class _Seeding:
 
     def _require_free_database(self) -> None:
         uri = self._settings.neo4j_uri
-        others = [name for name, one in self._registered.items() if one.neo4j_uri == uri and name != self._name]
+        others = others_on(uri, self._name, self._topic_id, self._registered)
         if others:
-            raise NotAReplica(f"the database at {uri} is that of {', '.join(sorted(others))}")
+            raise NotAReplica(f"the database at {uri} is that of {', '.join(others)}")
 
     def require_alike(self) -> None:
         """The server does with the same commands what the others' do."""

@@ -67,6 +67,15 @@ def others_that_differ(
     return {other: differences for other, differences in found.items() if differences}
 
 
+def others_on(uri: str, name: str, topic_id: str, registered: Mapping[str, Registration]) -> list[str]:
+    """The other replicas of the same log that were registered with the same database, by its address."""
+    return sorted(
+        one.replica
+        for one in registered.values()
+        if one.neo4j_uri == uri and one.replica != name and one.topic_id == topic_id
+    )
+
+
 class Registry:
     """This process's replica, as it stands on the topic."""
 
@@ -119,12 +128,21 @@ class Registry:
             return None
 
     def _compare(self, topic_id: str, facts: ServerFacts) -> None:
-        """Warn only: a server is upgraded or set otherwise one replica after the other."""
+        """Warn only: servers are upgraded or set otherwise one after the other, and a replica may get another name."""
+        name, uri = self._settings.group_id, self._settings.neo4j_uri
         registered = registrations(self._broker, self._spec, timeout_s=self._timeout_s)
-        for other, differences in others_that_differ(self._settings.group_id, topic_id, facts, registered).items():
+        for other, differences in others_that_differ(name, topic_id, facts, registered).items():
             logger.warning(
                 "replica_differs replica=%s from=%s: %s; the same commands may do something else here",
-                self._settings.group_id,
+                name,
                 other,
                 "; ".join(differences),
+            )
+        for other in others_on(uri, name, topic_id, registered):
+            logger.warning(
+                "replica_shares_database replica=%s with=%s uri=%s: they are one copy of the graph, not two; give each"
+                " its own, or remove the one that is no more",
+                name,
+                other,
+                uri,
             )

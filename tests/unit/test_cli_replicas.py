@@ -3,12 +3,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from brokers.inspection import Halt, RunningMessage, WorkerState
+from ops.replica_cli import print_replicas
 from ops.replicas import Seen
 from tasks.decisions import Decision, Kind
 from tasks.outcomes import Registration
+from tasks.registry import others_on
 
 
 NOW_MS = 1_000_000
@@ -111,3 +114,15 @@ def test_a_replica_stands_when_nothing_runs_and_nothing_can_begin() -> None:
     }
 
     assert {name for name, seen in stands.items() if seen.row(NOW_MS).stands} == {"blocked", "idle", "no worker"}
+
+
+def test_replicas_with_one_database_are_told_apart_from_those_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the address that they were registered with, in one log."""
+    one, two = SEEN.registration, msgspec.structs.replace(SEEN.registration, replica="s")
+    other = msgspec.structs.replace(one, replica="o", topic_id="former")
+    registered = {found.replica: found for found in (one, two, other)}
+    assert others_on("bolt://h:1", "r", "t", registered) == ["s"]
+    assert others_on("bolt://h:2", "r", "t", registered) == []
+
+    print_replicas([replace(SEEN, shares=("s",)).row(NOW_MS)])
+    assert capsys.readouterr().err == "r shares its database, bolt://h:1, with s\n"

@@ -159,12 +159,14 @@ def run(replicas: Replicas, stack: Stack, folder: Path) -> tuple[Sequence[Journa
     trouble = Trouble(replicas, stack, senders, line, until)
     for number in SENDERS:
         senders.start(number)
-    for thread in (line, trouble):
-        thread.start()
-    for thread in (trouble, line):
-        thread.join()
-    assert [thread.failure for thread in (line, trouble) if thread.failure] == []
-    senders.stop()
+    try:
+        for thread in (line, trouble):
+            thread.start()
+        for thread in (trouble, line):
+            thread.join()
+        assert [thread.failure for thread in (line, trouble) if thread.failure] == []
+    finally:
+        senders.stop()
     return (*senders.journals.values(), line.journal), trouble.done
 
 

@@ -16,8 +16,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from neo4j.exceptions import DriverError, Neo4jError
+
 from settings import environment_names
-from tests.replicas import ROOT
+from tests.replicas import ROOT, value
 from tests.workload import Intent, draw
 
 
@@ -31,13 +33,15 @@ if TYPE_CHECKING:
 
 SEED = int(os.environ.get("TEST_SEED", "20261128"))
 
+POSITION = "MATCH (m:_KafkaPosition) RETURN m.offset"
+
 #: Uids of one sender; the senders' are far apart.
 APART = 10**9
 SENDERS = (1, 2)
 COMMAND_LINE = 9
 
-#: Seconds between two kills, at most.  A worker that is killed as soon as it has begun would apply nothing.
-PAUSE_S = 6.0
+#: Seconds between two kills, at most.
+PAUSE_S = 3.0
 
 #: How often each kind of process is killed.
 KILLS = {"worker": 10, "sender": 5, "command line": 5, "neo4j": 4, "kafka": 1}
@@ -177,6 +181,7 @@ class Trouble(threading.Thread):
         self._until = until
         self._random = random.Random(SEED)
         self._starting: dict[str, Future[None]] = {}
+        self._reached: dict[str, tuple[int, ...]] = {}
 
     def run(self) -> None:
         """As it says."""
@@ -195,7 +200,10 @@ class Trouble(threading.Thread):
         """Whether there was one to kill."""
         number = self._random.randint(1, 3)
         if kind == "worker":
-            return self._again(f"worker-{number}", pool, self._replicas.kill, self._replicas.start, number)
+            name = f"worker-{number}"
+            return self._moved(name, number) and self._again(
+                name, pool, self._replicas.kill, self._replicas.start, number
+            )
         if kind == "sender":
             sender = self._random.choice(SENDERS)
             return self._again(f"sender-{sender}", pool, self._senders.kill, self._senders.start, sender)
@@ -205,7 +213,20 @@ class Trouble(threading.Thread):
                 process.kill()
             return alive
         name = "kafka" if kind == "kafka" else self._replicas.servers[number - 1].name
-        return self._again(name, pool, self._kill_server, self._stack.start, name)
+        concerned = (1, 2, 3) if kind == "kafka" else (number,)
+        return self._moved(name, *concerned) and self._again(name, pool, self._kill_server, self._stack.start, name)
+
+    def _moved(self, name: str, *numbers: int) -> bool:
+        """Whether the replicas have applied something since *name* was killed: else kills are all that there is."""
+        try:
+            found = tuple(value(self._replicas.servers[number - 1], POSITION) for number in numbers)
+        except (DriverError, Neo4jError):  # one of them is down
+            return False
+        before = self._reached.get(name, (-1,) * len(found))
+        if not all(position > former for position, former in zip(found, before, strict=True)):
+            return False
+        self._reached[name] = found
+        return True
 
     def _again(
         self, name: str, pool: ThreadPoolExecutor, kill: Callable[[Any], None], start: Callable[[Any], None], which: Any

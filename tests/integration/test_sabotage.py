@@ -1,10 +1,17 @@
-"""What nobody should do to a replica, done to one of three: each is found, by the name that it deserves."""
+"""What nobody should do to a replica, done to one of three: each is found, by the name that it deserves.
+
+A node that was written directly, values that were swapped, an index that was dropped and a relationship that was moved
+between twins are in `test_tasks_divergence`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
+import os
 import random
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -32,12 +39,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from click.testing import Result
     from neo4j import Driver
 
+    from ops.stack import Stack
     from tasks.decisions import Decision
     from tests.conftest import Neo4jServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # servers are killed and started again
+
+POSITION = "MATCH (m:_KafkaPosition) RETURN m.offset"
 
 
 @pytest.fixture
@@ -125,6 +136,78 @@ def test_a_graph_that_goes_back_as_a_whole_catches_up_and_agrees(replicas: Repli
     assert verify(replicas)[1]["verdict"] == "same"
 
 
+@contextlib.contextmanager
+def files_of(stack: Stack, name: str) -> Iterator[Path]:
+    """The folder of a database while its server is down, killed."""
+    stack.kill(name)
+    yield stack.folder / name / "data"
+    stack.start(name)
+
+
+@pytest.fixture
+def ours(request: pytest.FixtureRequest) -> Stack:
+    """The stack that the servers are of."""
+    if "TEST_NEO4J_URIS" in os.environ:
+        pytest.skip("the files of a server of yours are left alone")
+    stack: Stack = request.getfixturevalue("stack")
+    return stack
+
+
+def test_an_old_backup_catches_up_under_a_worker_that_runs(replicas: Replicas, ours: Stack, tmp_path: Path) -> None:
+    """The files of some time ago: what is missing is applied again, once, though the worker had been beyond it."""
+    server = replicas.servers[2]
+    old = value(server, POSITION)
+    with files_of(ours, server.name) as data:
+        shutil.copytree(data, tmp_path / "backup")
+    last = create(replicas, 20)
+    passed(replicas, last)
+
+    with files_of(ours, server.name) as data:
+        shutil.rmtree(data)
+        shutil.copytree(tmp_path / "backup", data)
+
+    after = replicas.apps[0].run_command.send("CREATE (:N {n: 20})")  # an applier without work does not look
+    begun = f"replica_started replica={names(replicas)[2]} position={old}\n"
+    wait_until(lambda: begun in replicas.log(3).read_text(), 90, "the replica to begin anew where the backup ends")
+    wait_for_value(server, POSITION, after.position())
+    assert value(server, "MATCH (n:N) RETURN count(n)") == 21
+    passed(replicas, fill_a_segment(replicas))
+    assert replicas.apps[0].decisions.of("quarantine") == {}
+    assert verify(replicas)[1]["verdict"] == "same"
+
+
+def test_a_backup_that_is_older_than_the_log_is_told_from_others(
+    replicas: Replicas, ours: Stack, tmp_path: Path
+) -> None:
+    """Commands that it lacks are gone: it stands and names the snapshot that helps, which a repair restores."""
+    server, store = replicas.servers[2], ("--store", (tmp_path / "snapshots").as_uri())
+    with files_of(ours, server.name) as data:
+        shutil.copytree(data, tmp_path / "backup")
+    passed(replicas, create(replicas, 20))
+    taken = json.loads(neo4j_kafka(replicas, "snapshot", "create", *store, "--json").stdout)
+    passed(replicas, create(replicas, 5))
+    assert neo4j_kafka(replicas, "log", "truncate", *store).exit_code == 0
+
+    replicas.stop(3)
+    with files_of(ours, server.name) as data:
+        shutil.rmtree(data)
+        shutil.copytree(tmp_path / "backup", data)
+    replicas.start(3)
+
+    row = wait_until(lambda: state_of(replicas, 3, "held"), 60, "the replica to stand")
+    assert row is not None
+    assert f"the log of {replicas.prefix}command begins at {taken['offset'] + 1}" in row["why"]
+    repaired = neo4j_kafka(replicas, "replica", "repair", names(replicas)[2], "--yes", *store)
+    assert repaired.exit_code == 0, repaired.output
+    assert value(server, "MATCH (n:N) RETURN count(n)") == 25
+    assert verify(replicas)[1]["verdict"] == "same"
+
+
+def neo4j_kafka(replicas: Replicas, *arguments: str) -> Result:
+    """A command, beside replica 1."""
+    return CliRunner().invoke(cli.main, [*arguments, "--state-dir", str(replicas.logs)], env=replicas.env(1))
+
+
 def test_a_command_that_fails_on_one_replica_only_is_found(replicas: Replicas) -> None:
     """What is rejected by two is applied by the third: whoever waits is told at once, and the third one stops."""
     app = replicas.apps[0]
@@ -175,8 +258,7 @@ def test_values_that_were_swapped_are_found_on_schedule(
 
 def state_of(replicas: Replicas, number: int, state: str) -> dict[str, Any] | None:
     """The row of ``replica list`` once the replica is in that *state*."""
-    command = ["replica", "list", "--json", "--state-dir", str(replicas.logs)]
-    result = CliRunner().invoke(cli.main, command, env=replicas.env(1))
+    result = neo4j_kafka(replicas, "replica", "list", "--json")
     rows = {row["name"]: row for row in json.loads(result.stdout)["replicas"]}
     row: dict[str, Any] = rows[names(replicas)[number - 1]]
     return row if row["state"] == state else None
@@ -217,6 +299,43 @@ def test_a_sender_whose_clock_is_wrong_makes_no_replica_differ(
     for server in replicas.servers:
         wait_for_value(server, "MATCH (t:T) RETURN t.at.year", 2001)
     assert verify(replicas)[1]["verdict"] == "same"
+
+
+def test_a_worker_whose_clock_is_wrong_makes_its_replica_not_differ(replicas: Replicas) -> None:
+    """It applies what the sender's clock said, takes part in comparisons, and says truly how far behind it is."""
+    app = replicas.apps[0]
+    replicas.stop(3)
+    replicas.start(3, modules=("tests.integration.wrong_clock", "tasks"))
+    app.run_command.send("CREATE (:T {at: datetime(), n: timestamp()})").wait(applied="all", timeout=60)
+    days = "MATCH (t:T) RETURN duration.inDays(t.at, datetime()).days"
+    assert [value(server, days) for server in replicas.servers] == [0, 0, 0]
+    passed(replicas, fill_a_segment(replicas))
+    assert app.decisions.of("quarantine") == {}
+    assert verify(replicas)[1]["verdict"] == "same"
+    replicas.stop(1)
+    replicas.stop(2)
+    rows = app.run_query.send_with_options(args=("MATCH (t:T) RETURN count(t) AS n",), max_lag_s=5).get(timeout=30)
+    assert (rows.replica, list(rows)) == (names(replicas)[2], [{"n": 1}])
+
+
+def test_two_replicas_of_one_database_apply_each_command_once_and_are_told_of(
+    kafka: str, neo4j: Neo4jServer, tmp_path: Path
+) -> None:
+    """One has the other's address, by mistake: two workers race for every command, and somebody should know."""
+    with replicas_of(kafka, [neo4j, neo4j], tmp_path) as replicas:
+        app = replicas.app()
+        app.run_command.send("CREATE (:Counter {n: 0})").wait(applied=2, timeout=90)
+        for _ in range(100):
+            with app.broker.batching():
+                some = [app.run_command.send("MATCH (c:Counter) SET c.n = c.n + 1") for _ in range(5)]
+        passed(replicas, some[-1].position(), 2)
+        assert value(neo4j, "MATCH (c:Counter) RETURN c.n") == 500
+
+        first, second = names(replicas)
+        text = neo4j_kafka(replicas, "replica", "list").stderr
+        assert f"{first} shares its database, {neo4j.uri}, with {second}" in text
+        told = replicas.log(1).read_text() + replicas.log(2).read_text()
+        assert "replica_shares_database" in told
 
 
 def test_two_appliers_of_one_graph_say_what_one_would_say(driver: Driver) -> None:

@@ -201,6 +201,7 @@ def _strict(value: bytes, encoder: Encoder) -> _Wire:
 
 def pinned(message: dramatiq.Message[Any]) -> dramatiq.Message[Any]:
     """*message* without the options that would make it leave its place in an ordered queue."""
-    for name in MOVING_OPTIONS & message.options.keys():
-        del message.options[name]
+    if message.options:
+        for name in MOVING_OPTIONS & message.options.keys():
+            del message.options[name]
     return message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from replica.statement import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from replica.statement import Command, Statement
 
@@ -59,7 +61,7 @@ class Group:
 
 def verdict(command: Command) -> Outcome | None:
     """The rejected outcome of a command that no server needs to see, or None."""
-    return None if _is_plain(command) else _verdict(command)
+    return None if _plain(command) is not None else _verdict(command)
 
 
 def _verdict(command: Command) -> Outcome | None:
@@ -77,14 +79,14 @@ def _verdict(command: Command) -> Outcome | None:
     return _schema_verdict(command) if is_schema(command) else None
 
 
-def _is_plain(command: Command) -> bool:
-    """Whether it is one statement with nothing special about it: so are most, and they are looked at several times."""
+def _plain(command: Command) -> cypher.Text | None:
+    """The text of a command that is one statement with nothing special about it: so are most."""
     if len(command.statements) != 1 or command.when is not None:
-        return False
+        return None
     if command.skipped is not None or command.refused is not None:
-        return False
+        return None
     text = cypher.analyse(command.statements[0].text)
-    return text.refusal is None and not (text.own_transactions or text.schema)
+    return None if text.refusal is not None or text.own_transactions or text.schema else text
 
 
 def _refusal(command: Command, statement: Statement) -> str | None:
@@ -131,8 +133,9 @@ def _rejected(command: Command, code: str, message: str) -> Outcome:
 
 def kind_of(command: Command) -> Kind:
     """How *command* must be applied."""
-    if _is_plain(command):
-        return Kind.ALONE if cypher.analyse(command.statements[0].text).alone else Kind.BATCH
+    plain = _plain(command)
+    if plain is not None:
+        return Kind.ALONE if plain.alone else Kind.BATCH
     if verdict(command) is not None:
         return Kind.BATCH
     if is_schema(command):
@@ -164,7 +167,9 @@ def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
     room = BATCH_BYTES
     ids: set[str] = set()
     for command in commands:
-        weight = sum(len(s.text) + values.size(s.parameters) for s in texts(command))
+        weight = 0
+        for statement in texts(command):
+            weight += len(statement.text) + values.size(statement.parameters)
         behind = bool(chosen) and command.offset // INTERVAL != chosen[0].offset // INTERVAL
         again = command.id in ids  # whether it is a duplicate is known when the first one's transaction has ended
         if chosen and (len(chosen) >= limit or weight > room or behind or again):
@@ -192,13 +197,31 @@ def groups(commands: Sequence[Command], apart: Container[int] = ()) -> list[Grou
 
 
 def _group_key(command: Command) -> tuple[str, Any] | None:
-    if len(command.statements) != 1 or command.when is not None or verdict(command) is not None:
+    if _plain(command) is None:  # it shares no transaction, or is rejected in it
         return None
     statement = command.statements[0]
-    text = cypher.analyse(statement.text)
-    if not text.wrappable or text.alone or not text.parameters or not text.parameters <= statement.parameters.keys():
+    parameters = statement.parameters
+    kinds = tuple(map(type, parameters.values()))
+    if len(statement.text) <= _REPEATED_LENGTH and _SCALARS.issuperset(kinds):
+        return _key_of_scalars(statement.text, tuple(parameters), kinds)
+    return (statement.text, types(statement)) if _groupable(statement.text, parameters.keys()) else None
+
+
+def _groupable(text: str, names: AbstractSet[str]) -> bool:
+    found = cypher.analyse(text)
+    return found.wrappable and not found.alone and bool(found.parameters) and found.parameters <= names
+
+
+#: Characters; longer texts are hardly ever repeated and would fill the memory.
+_REPEATED_LENGTH: Final = 16_384
+
+
+@lru_cache(maxsize=4096)
+def _key_of_scalars(text: str, names: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str, Any] | None:
+    """The same object for all neighbours, so that comparing them costs nothing."""
+    if not _groupable(text, frozenset(names)):
         return None
-    return statement.text, types(statement)
+    return text, tuple(sorted(zip(names, kinds, strict=True), key=lambda pair: pair[0]))
 
 
 def types(statement: Statement) -> tuple[tuple[str, Any], ...]:
@@ -208,6 +231,10 @@ def types(statement: Statement) -> tuple[tuple[str, Any], ...]:
     text their types are unknown to it; so whatever is proven about a text holds for one set of types.
     """
     return tuple((name, _type(value)) for name, value in sorted(statement.parameters.items()))
+
+
+#: Types whose values are all the same to the server.
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def _type(value: Any) -> Any:

@@ -108,15 +108,27 @@ def decode(value: Any, path: str = "value") -> Any:
     return _decode(value, path, 0)
 
 
+#: What `size` says of numbers, and of whatever it knows no better.
+_NUMBER: Final = 8
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
+
+
 def size(value: Any) -> int:
     """About how many bytes the encoded *value* takes as JSON; cheap, for limits."""
     if isinstance(value, str):
         return len(value) + 3
     if isinstance(value, dict):
-        return 2 + sum(len(key) + 4 + size(item) for key, item in value.items())
+        found = 2
+        for key, item in value.items():
+            found += len(key) + 4
+            if type(item) is str:
+                found += len(item) + 3
+            else:
+                found += _NUMBER if type(item) in _NUMBERS else size(item)
+        return found
     if isinstance(value, (list, tuple)):
         return 2 + sum(size(item) for item in value)
-    return len(value) if isinstance(value, (bytes, bytearray)) else 8
+    return len(value) if isinstance(value, (bytes, bytearray)) else _NUMBER
 
 
 def _typed(kind: str, value: Any) -> dict[str, Any]:

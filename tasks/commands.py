@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import random
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 import dramatiq
 from dramatiq.middleware import Middleware, MiddlewareError
+from msgspec.structs import replace
 
 from brokers.errors import Undecodable
 from replica import cypher, plan

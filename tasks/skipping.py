@@ -13,8 +13,10 @@ Withdrawn between the two, nothing has changed, and the command is tried again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
 import msgspec
+from msgspec.structs import replace
 
 from brokers import records
 from brokers.errors import Undecodable

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from neo4j.time import Date, DateTime, Time
 
 from replica import cypher, plan, values

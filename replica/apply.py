@@ -100,7 +100,7 @@ class Applier:
             self._marker, self._stale = marker, False
             self._returned = marker.published
             self._writer.counters.clear()
-            self._writer.forget_ids()
+            self._writer.forget()
             report = self._report(marker)
             return report if report.first <= report.last else None
 

@@ -77,8 +77,9 @@ WITH __m WHERE __m.offset = $__previous AND __m.topic_id = $__topic_id AND __m.i
 SET __m.offset = $__offset, __m.published = $__published, __m.rejections = $__rejections, __m.digest = $__digest%s
 RETURN __m.offset AS offset
 """
-#: What follows the last %s where the commands have ids; one property more.
+#: What follows the last %s where the commands have ids, and where a checkpoint is due; one property more each.
 ADVANCE_IDS: Final = ", __m[$__ids] = $__entries"
+ADVANCE_CHECKPOINTS: Final = ", __m.checkpoints = $__checkpoints"
 #: Properties that ADVANCE itself sets or removes; taken off the counters.
 ADVANCE_PROPERTIES: Final = 6
 
@@ -100,6 +101,16 @@ CALL () { MATCH (n) RETURN count(n) AS nodes }
 CALL () { MATCH ()-[r]->() RETURN count(r) AS relationships }
 CALL () { MATCH (m:_KafkaPosition) RETURN count(m) AS markers }
 RETURN nodes, relationships, markers
+"""
+# count_at -- The same, and the marker, when every commit before is visible: that is what the lock waits for.
+COUNT_AT: Final = """
+MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition})
+SET m._lock = 1 REMOVE m._lock
+WITH m
+CALL () { MATCH (n) RETURN count(n) AS nodes }
+CALL () { MATCH ()-[r]->() RETURN count(r) AS relationships }
+CALL () { MATCH (m:_KafkaPosition) RETURN count(m) AS markers }
+RETURN nodes, relationships, markers, m.offset AS offset, m.topic_id AS topic_id
 """
 #: A topic id that begins so is none: a snapshot is being restored into this graph, or was and did not get to its end.
 #: No applier follows it, and no query is answered.
@@ -184,8 +195,23 @@ class Key:
         if not marker.tally.due(offset):
             return marker
         result = runner.run(COUNT)
-        nodes, relationships, markers = result.single(strict=True)
-        if markers != 1:  # other logs are applied to this graph, and each is at a place of its own
+        return self._closed(marker, offset, result.single(strict=True), result)
+
+    def close_at(self, runner: Runner, marker: Marker, offset: int) -> Marker | None:
+        """As `close`, without a lock that lasts; none where the graph is not at *marker*.
+
+        It holds if the graph is still there when the position moves: whoever changed anything has moved it.
+        """
+        result = runner.run(COUNT_AT, self.parameters)
+        record = result.single()
+        if record is None or (record["offset"], record["topic_id"]) != (marker.offset, marker.topic_id):
+            return None
+        return self._closed(marker, offset, record, result)
+
+    @staticmethod
+    def _closed(marker: Marker, offset: int, record: neo4j.Record, result: neo4j.Result) -> Marker:
+        nodes, relationships = record["nodes"], record["relationships"]
+        if record["markers"] != 1:  # other logs are applied to this graph, and each is at a place of its own
             nodes = relationships = None
         return marker.closed(offset, nodes, relationships, result.consume().server.agent)
 

@@ -14,7 +14,7 @@ from neo4j.exceptions import Neo4jError
 
 from replica import conditions, cypher, plan
 from replica.ids import Ids
-from replica.marker import ADVANCE, ADVANCE_IDS, ADVANCE_PROPERTIES, Marker, texts
+from replica.marker import ADVANCE, ADVANCE_CHECKPOINTS, ADVANCE_IDS, ADVANCE_PROPERTIES, Marker, texts
 from replica.outcomes import is_authentication
 from replica.proofs import Proofs
 
@@ -90,6 +90,7 @@ class Writer:
         self._topic_id = topic_id
         self._proofs = Proofs()
         self._ids = Ids()
+        self._committed: int | None = None  # the position that the last transaction of this writer has left
         self.counters: Counter[str] = Counter()
         self.transactions = 0
 
@@ -103,8 +104,7 @@ class Writer:
         verdicts = {**self.duplicates(commands, marker), **verdicts}
         with self._database.session() as session:
             items = self._items(session, commands, verdicts)
-            due = marker.tally.due(commands[0].offset)  # then the graph is looked at before they run
-            short = not due and len(items) == 1 and len(self.change(commands)) <= 1
+            short = len(items) == 1 and len(self.change(commands)) <= 1
             if short and (rewritten := self._rewritten(session, items[0], verdicts)):
                 text, parameters = rewritten
                 return self._advance(session, text, parameters, commands, marker, published)
@@ -126,10 +126,12 @@ class Writer:
 
     def moved(self, before: Marker, after: Marker, applied: Sequence[Command]) -> None:
         """A transaction with *applied* in it is committed."""
+        self._committed = after.offset
         self._ids.moved(before.offset, after.offset, [command for command in applied if command.id is not None])
 
-    def forget_ids(self) -> None:
+    def forget(self) -> None:
         """The graph may be another one at the same offset."""
+        self._committed = None
         self._ids.forget()
 
     def _know_ids(self, marker: Marker) -> None:
@@ -189,6 +191,9 @@ class Writer:
         marker: Marker,
         published: int,
     ) -> Marker:
+        due = marker.tally.due(commands[0].offset)
+        if due:  # the graph is looked at before they run
+            marker = self._closed(session, marker, commands[0].offset)
         new = marker.moved(commands[-1].offset, (), published=published, counted={})
         ours = {
             "__previous": marker.offset,
@@ -198,12 +203,15 @@ class Writer:
             "__rejections": texts(new.rejections),
             "__digest": marker.tally.text(),  # of these commands nothing is counted before they are committed
         }
-        own = ADVANCE_PROPERTIES
+        own, more = ADVANCE_PROPERTIES, ""
+        if due:
+            ours |= {"__checkpoints": [checkpoint.text() for checkpoint in new.checkpoints]}
+            own, more = own + 1, ADVANCE_CHECKPOINTS
         ids = self.change(commands)
         for name, entries in ids.items():
             ours |= {"__ids": name, "__entries": entries}
-            own += 1
-        query = neo4j.Query(ADVANCE % (text, ADVANCE_IDS if ids else ""), timeout=self._database.timeout_s)
+            own, more = own + 1, more + ADVANCE_IDS
+        query = neo4j.Query(ADVANCE % (text, more), timeout=self._database.timeout_s)
         summary = self._judged(
             lambda: _drained(session.run(query, {**parameters, **ours, **self._key.parameters})),
             (0, len(commands)),
@@ -217,6 +225,19 @@ class Writer:
         self.counters += counted
         self.moved(marker, new, commands)
         return replace(new, tally=marker.tally.plus(new.offset, counted, ()))
+
+    def _closed(self, session: neo4j.Session, marker: Marker, offset: int) -> Marker:
+        """*marker* after the checkpoint before *offset*: good if the graph is still there when the position moves.
+
+        Whoever changes the graph meanwhile moves it.  What this writer has committed is visible; another one's commit
+        may be seen in part, and is waited for.
+        """
+        if marker.offset == self._committed:
+            return self._key.close(session, marker, offset)
+        closed = self._key.close_at(session, marker, offset)
+        if closed is None:
+            raise Moved
+        return closed
 
     def _explicit(
         self,

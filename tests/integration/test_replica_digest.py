@@ -11,6 +11,7 @@ from neo4j.exceptions import Neo4jError
 
 from replica.apply import Applier
 from replica.digest import INTERVAL, Checkpoint
+from replica.marker import Key
 from replica.schema import SchemaChange
 from replica.statement import Applied, Command, Statement
 from replica.transactions import _counted
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from neo4j import Driver
+
+    from replica.marker import Marker
 
     Log = Sequence[tuple[Statement, ...]]
 
@@ -148,6 +151,43 @@ def test_a_restart_costs_no_more_than_the_counters_of_one_segment(driver: Driver
     whole = _one(again.apply(log[1025:]))
     assert whole.counters == {"properties_set": 2 * INTERVAL}
     assert applier_of(driver).checkpoints == (lost, whole)
+
+
+@pytest.mark.parametrize("how", ["close", "close_at"])
+def test_a_checkpoint_counts_what_the_graph_held_when_the_position_moved(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A zombie counts, another applier goes on, and then the zombie's transaction finds another position.
+
+    What it has committed itself it counts without the lock, and what somebody else has, with it.
+    """
+    log = merges(INTERVAL + 2)
+    other, zombie = applier_of(driver), applier_of(driver)
+    (zombie if how == "close" else other).apply(log[:INTERVAL])
+    zombie.apply(log[:INTERVAL])
+    count = getattr(Key, how)
+
+    def overtaken(*args: Any) -> Marker | None:
+        counted: Marker | None = count(*args)
+        monkeypatch.undo()
+        assert _one(other.apply(log)).nodes == 41
+        driver.execute_query("CREATE (:Stray)", database_="neo4j")
+        return counted
+
+    monkeypatch.setattr(Key, how, overtaken)
+    applied = zombie.apply(log)
+    assert (applied.last, _one(applied).nodes) == (INTERVAL + 1, 41)
+    [record] = driver.execute_query("MATCH (a:A) RETURN sum(a.v) AS sum", database_="neo4j").records
+    assert record["sum"] == INTERVAL + 2
+
+
+def test_an_applier_that_was_overtaken_counts_nothing(driver: Driver) -> None:
+    """The graph is not where it thinks, so that there is no checkpoint of that place to be had."""
+    log = merges(INTERVAL + 2)
+    zombie = applier_of(driver)
+    zombie.apply(log[:INTERVAL])
+    expected = _one(applier_of(driver).apply(log))
+    assert _one(zombie.apply(log)) == expected
 
 
 def test_an_unpublished_checkpoint_survives_a_restart(driver: Driver) -> None:

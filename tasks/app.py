@@ -27,6 +27,7 @@ from tasks import wire
 from tasks.applying import Applying
 from tasks.arguments import Arguments
 from tasks.cancelling import AnswersDropped
+from tasks.collecting import LongLived
 from tasks.commands import CommandActor, CommandFunction, CommandGuard
 from tasks.comparing import Comparing
 from tasks.decisions import Decisions
@@ -149,6 +150,7 @@ class App:
             middleware=[
                 *(m() for m in default_middleware),
                 CurrentMessage(),
+                LongLived(),
                 CommandGuard(COMMANDS),
                 ServingQueries(lambda: self.serving, REQUESTS),
                 QueriesAtOnce(lambda: self.slots, self.settings.query_at_once, (COMMANDS, REQUESTS)),

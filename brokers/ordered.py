@@ -140,12 +140,39 @@ class OrderedBuffer(Buffer):
         return Unit(assignment, records)
 
     def _first_records(self) -> tuple[Record, ...]:
-        records = [self._waiting.popleft()]
-        size = records[0].size
-        while self._waiting and len(records) < (self.queue.batch or 1) and size < BATCH_BYTES:
-            records.append(self._waiting.popleft())
-            size += records[-1].size
+        records = self._coming()
+        for _ in records:
+            self._waiting.popleft()
+        return records
+
+    def _coming(self) -> tuple[Record, ...]:
+        """What is handed out next.
+
+        A batch ends below a multiple of its size, so that batches lie alike wherever reading began, and whole ones
+        fill whatever is a multiple of it.
+        """
+        most = self.queue.batch or 1
+        records: list[Record] = []
+        size = 0
+        for record in self._waiting:
+            if records and (record.offset // most != records[0].offset // most or size >= BATCH_BYTES):
+                break
+            records.append(record)
+            size += record.size
         return tuple(records)
+
+    def coming(self) -> tuple[Record, ...]:
+        """The records that are handed out next, as far as they are here."""
+        with self.changed:
+            return self._coming()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether something waits that is handed out as soon as nothing runs."""
+        with self.changed:
+            assignment = self._of
+            ours = assignment is not None and assignment.alive and assignment.handing_out
+            return ours and bool(self._waiting) and self.paused is None and self.stopped is None
 
     def due_in(self, now: float) -> float:
         """Until the held unit is due."""

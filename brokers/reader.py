@@ -12,6 +12,7 @@ from dramatiq.middleware import MiddlewareError, SkipMessage
 
 from brokers import records, suspects
 from brokers.clients import Seldom
+from brokers.consecutive import Batches
 from brokers.dead_letters import bare, dead_letter
 from brokers.envelope import Envelope
 from brokers.errors import (
@@ -28,7 +29,6 @@ from brokers.errors import (
     Undecodable,
 )
 from brokers.held_back import asked
-from brokers.ordered import BATCH_BYTES
 
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class Reader(dramatiq.Consumer):
         self._prefetch = prefetch
         self._timeout_s = timeout_s
         self._seldom = Seldom()
+        self._batches = Batches(cast("OrderedBuffer", buffer), self._read_for_batch)  # only an ordered queue has any
         self._asleep: list[Unit] = []  # handed out with an eta: Dramatiq keeps them, and can lose them
 
     def __next__(self) -> KafkaMessageProxy | None:
@@ -208,26 +209,13 @@ class Reader(dramatiq.Consumer):
     def _read(self, record: Record) -> dramatiq.Message[Any]:
         return read_message(record, self._queue, self._envelope)[0]
 
-    def _batch(self, unit: Unit) -> dramatiq.Message[Any]:
-        """One message that carries the messages of the batch.
+    def _read_for_batch(self, record: Record) -> tuple[RecordMessage, int]:
+        message, content = read_message(record, self._queue, self._envelope)
+        return RecordMessage(message, record), content.size
 
-        It is cut where another actor, or an unreadable record, comes, and where contents from elsewhere become too
-        many; an unreadable first record stands alone.
-        """
-        messages: list[RecordMessage] = []
-        size = 0
-        try:
-            for record in unit.records:
-                message, content = read_message(record, self._queue, self._envelope)
-                size += content.size
-                if messages and (message.actor_name != messages[0].actor_name or size > BATCH_BYTES):
-                    break
-                messages.append(RecordMessage(message, record))
-        except (Undecodable, ReadLater):
-            if not messages:
-                self._shorten(unit, 1)
-                raise
-        self._shorten(unit, len(messages))
+    def _batch(self, unit: Unit) -> dramatiq.Message[Any]:
+        """One message that carries the messages of the batch."""
+        messages = self._batches.of(unit)
         first = messages[0]
         return dramatiq.Message(
             queue_name=self._queue.name,
@@ -238,10 +226,6 @@ class Reader(dramatiq.Consumer):
             message_id=first.message_id,
             message_timestamp=first.message_timestamp,
         )
-
-    def _shorten(self, unit: Unit, size: int) -> None:
-        if size < len(unit.records):
-            cast("OrderedBuffer", self._buffer).shorten(unit, size)  # only an ordered queue has batches
 
     def ack(self, message: dramatiq.MessageProxy) -> None:
         """Done, once all that followed from it is sent: else it would be lost with its retry or callback.

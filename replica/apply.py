@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import threading
 import time
 from dataclasses import replace
@@ -24,7 +25,7 @@ from replica.waiting import for_whom
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import neo4j
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-#: Commands in one transaction.
-BATCH: Final = 500
+#: Commands in one transaction.  A half of the offsets between two checkpoints, so that none of them is cut short there.
+BATCH: Final = 512
 #: Seconds; a command that takes longer is held.
 TIMEOUT_S: Final = 60.0
 #: Seconds for a schema change: filling the index of a large graph takes minutes.
@@ -70,6 +71,7 @@ class Applier:
         self._marker: Marker | None = None  # None until recovered
         self._stale = False  # somebody or something may have moved the marker since
         self._returned = -1  # up to here the caller has been told, and has published before it calls again
+        self._planned: tuple[Sequence[Command], Sequence[plan.Unit]] = ((), ())  # what comes next, probably
 
     @property
     def position(self) -> Position | None:
@@ -104,11 +106,17 @@ class Applier:
             report = self._report(marker)
             return report if report.first <= report.last else None
 
-    def apply(self, commands: Sequence[Command]) -> Applied:
+    def apply(
+        self,
+        commands: Sequence[Command],
+        *,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Applied:
         """Apply consecutive commands of the log, in offset order; those already applied are skipped.
 
         Returns everything since the last report, so the outcomes of a redelivered batch are in it again.  By calling,
         the caller says that it has published what the call before returned.
+        *meanwhile* is called while the server works, once a transaction: what takes no longer costs nothing.
         Raises `Held`, after committing everything before the held command: call again with the same commands.
         Raises `PositionMoved`: call `recover` and seek.
         """
@@ -116,6 +124,7 @@ class Applier:
             started = time.monotonic()
             self._writer.counters.clear()
             self._writer.transactions = 0
+            self._writer.meanwhile = meanwhile
             if commands:
                 self._returned = min(self._returned, commands[0].offset - 1)
             marker = self._settled(commands)
@@ -126,6 +135,18 @@ class Applier:
                 time.monotonic() - started,
             )
             return report
+
+    def look_ahead(self, commands: Sequence[Command]) -> None:
+        """Plan how *commands*, which probably come next, are applied; to be called in `meanwhile`."""
+        if not self._is_planned(commands):
+            self._planned = commands, tuple(plan.units(commands, batch=self._batch))
+
+    def _is_planned(self, commands: Sequence[Command]) -> bool:
+        expected = self._planned[0]
+        return len(expected) == len(commands) and all(map(operator.is_, expected, commands))
+
+    def _units(self, commands: Sequence[Command]) -> Iterable[plan.Unit]:
+        return self._planned[1] if self._is_planned(commands) else plan.units(commands, batch=self._batch)
 
     def objection(self, command: Command) -> str | None:
         """Why *command*, the next one, may not be skipped in this graph any more; None where nothing is against it.
@@ -203,9 +224,9 @@ class Applier:
         return next((command.offset for command in commands if command.offset > known), known + 1)
 
     def _drive(self, commands: Sequence[Command]) -> None:
-        for unit in plan.units(commands, batch=self._batch):
+        for unit in self._units(commands):
             if unit.kind is plan.Kind.BATCH:
-                self._apply_batch(unit.commands)
+                self._apply_batch(unit.commands, unit.groups)
             elif unit.kind is plan.Kind.ALONE:
                 self._apply_alone(unit.commands[0])
             elif repeated := self._writer.duplicates(unit.commands, self._current()):
@@ -217,14 +238,16 @@ class Applier:
                 change = steps(self._schema_database, self._key, self._writer, unit.commands[0])
                 self._marker = change.apply(self._current(), published=self._returned)
 
-    def _apply_batch(self, commands: Sequence[Command]) -> None:
+    def _apply_batch(self, commands: Sequence[Command], groups: Sequence[plan.Group | Command]) -> None:
         """One transaction; where it fails, smaller ones around the culprits."""
         try:
-            self._marker = self._writer.write(commands, self._current(), published=self._returned, verdicts={})
+            self._marker = self._writer.write(
+                commands, self._current(), published=self._returned, verdicts={}, groups=groups
+            )
         except Failed as failure:
             if len(commands) > 1:
                 for part in _parts(commands, failure):
-                    self._apply_batch(part)
+                    self._apply_batch(part, plan.groups(part))
             elif failure.as_written:
                 self._judge(commands[0], failure.error)
             else:

@@ -40,10 +40,11 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Consecutive commands that are applied in one way."""
+    """Consecutive commands that are applied in one way; those of a batch in *groups*, unless some are left out."""
 
     kind: Kind
     commands: tuple[Command, ...]
+    groups: Sequence[Group | Command] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
         behind = bool(chosen) and command.offset // INTERVAL != chosen[0].offset // INTERVAL
         again = command.id in ids  # whether it is a duplicate is known when the first one's transaction has ended
         if chosen and (len(chosen) >= limit or weight > room or behind or again):
-            yield Unit(Kind.BATCH, tuple(chosen))
+            yield Unit(Kind.BATCH, tuple(chosen), groups(chosen))
             chosen, room = [], BATCH_BYTES
             ids.clear()
         chosen.append(command)
@@ -181,7 +182,7 @@ def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
         if command.id is not None:
             ids.add(command.id)
     if chosen:
-        yield Unit(Kind.BATCH, tuple(chosen))
+        yield Unit(Kind.BATCH, tuple(chosen), groups(chosen))
 
 
 def groups(commands: Sequence[Command], apart: Container[int] = ()) -> list[Group | Command]:

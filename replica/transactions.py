@@ -93,17 +93,28 @@ class Writer:
         self._committed: int | None = None  # the position that the last transaction of this writer has left
         self.counters: Counter[str] = Counter()
         self.transactions = 0
+        #: What the caller has to do while the server works, once a transaction; it must not raise.
+        self.meanwhile: Callable[[], None] | None = None
+        self._to_do: Callable[[], None] | None = None
 
     def write(
-        self, commands: Sequence[Command], marker: Marker, *, published: int, verdicts: Mapping[int, Outcome]
+        self,
+        commands: Sequence[Command],
+        marker: Marker,
+        *,
+        published: int,
+        verdicts: Mapping[int, Outcome],
+        groups: Sequence[plan.Group | Command] = (),
     ) -> Marker:
         """Apply *commands* after *marker* in whatever form is fastest; *verdicts* are rejected without being run.
 
+        *groups* is what `plan.groups` makes of all of them, where that is known.
         Raises `Failed`, `Moved` and whatever the driver raises about the connection.
         """
         verdicts = {**self.duplicates(commands, marker), **verdicts}
+        self._to_do = self.meanwhile
         with self._database.session() as session:
-            items = self._items(session, commands, verdicts)
+            items = self._items(session, groups if groups and not verdicts else plan.groups(commands, apart=verdicts))
             short = len(items) == 1 and len(self.change(commands)) <= 1
             if short and (rewritten := self._rewritten(session, items[0], verdicts)):
                 text, parameters = rewritten
@@ -152,14 +163,13 @@ class Writer:
         """Apply one command as written, in a transaction of its own; the only form whose errors are a verdict."""
         self._know_ids(marker)  # the node is written anew, in case the command has seen it
         verdicts = {**self.duplicates([command], marker), **verdicts}
+        self._to_do = self.meanwhile
         with self._database.session() as session:
             return self._explicit(session, [command], marker, published, verdicts, as_written=True)
 
-    def _items(
-        self, session: neo4j.Session, commands: Sequence[Command], verdicts: Mapping[int, Outcome]
-    ) -> list[plan.Group | Command]:
+    def _items(self, session: neo4j.Session, groups: Sequence[plan.Group | Command]) -> list[plan.Group | Command]:
         items: list[plan.Group | Command] = []
-        for item in plan.groups(commands, apart=verdicts):
+        for item in groups:
             if isinstance(item, plan.Group) and not self._proofs.groupable(session, item.commands[0].statements[0]):
                 items += item.commands
             else:
@@ -213,7 +223,7 @@ class Writer:
             own, more = own + 1, more + ADVANCE_IDS
         query = neo4j.Query(ADVANCE % (text, more), timeout=self._database.timeout_s)
         summary = self._judged(
-            lambda: _drained(session.run(query, {**parameters, **ours, **self._key.parameters})),
+            lambda: self._drained(session.run(query, {**parameters, **ours, **self._key.parameters})),
             (0, len(commands)),
             as_written=False,
         )
@@ -336,9 +346,18 @@ class Writer:
         as_written: bool,
     ) -> neo4j.ResultSummary:
         def run() -> neo4j.ResultSummary:
-            return _drained(tx.run(text, dict(parameters)))
+            return self._drained(tx.run(text, dict(parameters)))
 
         return self._judged(run, span, as_written=as_written)
+
+    def _drained(self, result: neo4j.Result) -> neo4j.ResultSummary:
+        """The rows are read to the end; before that the server works, and nobody else needs this thread."""
+        meanwhile, self._to_do = self._to_do, None
+        if meanwhile is not None:
+            meanwhile()
+        for _ in result:
+            pass
+        return result.consume()
 
     @staticmethod
     def _judged(act: Callable[[], T], span: tuple[int, int], *, as_written: bool) -> T:
@@ -361,12 +380,6 @@ def _first(items: Sequence[plan.Group | Command]) -> int:
 def _last(items: Sequence[plan.Group | Command]) -> int:
     last = items[-1]
     return last.commands[-1].offset if isinstance(last, plan.Group) else last.offset
-
-
-def _drained(result: neo4j.Result) -> neo4j.ResultSummary:
-    for _ in result:
-        pass
-    return result.consume()
 
 
 def _counted(summary: neo4j.ResultSummary) -> Counter[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from brokers.consecutive import Consecutive
 from brokers.errors import StartRefused, StartUnknown
 from brokers.records import Outgoing
 from replica.apply import Applier
@@ -118,18 +120,19 @@ class Applying:
           Held, Unavailable, PositionMoved, StandsStill, Unreachable: the broker holds the messages and asks `start`
             again.
         """
+        ahead = messages if isinstance(messages, Consecutive) else None
         self._standing.before_apply()
         if self._applier is None:
             raise StartUnknown("commands came before their start")
         for part in parts(messages):
-            self._apply(self._applier, part)
+            self._apply(self._applier, part, None if ahead is None else partial(_look_ahead, self._applier, ahead))
 
-    def _apply(self, applier: Applier, messages: Sequence[RecordMessage]) -> None:
+    def _apply(self, applier: Applier, messages: Sequence[RecordMessage], meanwhile: Callable[[], None] | None) -> None:
         commands = [wire.command_of(message, message.record.offset) for message in messages]
         ready, proposal = skipping.prepared(commands, skipping.skips(self._decisions.current(), self._topic_id))
         try:
             if ready:
-                applied = applier.apply(ready)
+                applied = applier.apply(ready, meanwhile=meanwhile)
                 self._report(applied)
                 self._comparing.passed(messages[: len(ready)], applied.checkpoints, applier.position)
                 self._holding.passed(ready[-1].offset)
@@ -161,3 +164,11 @@ class Applying:
         )
         key = self._settings.group_id.encode()
         self._broker.publish(Outgoing(self._reports.name, msgspec.json.encode(report), key), self._reports)
+
+
+def _look_ahead(applier: Applier, batch: Consecutive) -> None:
+    """Read and plan the commands behind *batch*.  What is wrong with them must not be put down to that one."""
+    try:
+        applier.look_ahead([wire.command_of(message, message.record.offset) for message in batch.read_ahead()])
+    except Exception:
+        logger.debug("commands_not_planned", exc_info=True)

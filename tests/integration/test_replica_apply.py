@@ -253,6 +253,52 @@ def test_no_rejected_outcome_is_lost_between_commit_and_publication(driver: Driv
     assert (owed.first, owed.last, owed.rejected) == (4, 4, ())
 
 
+def test_the_caller_may_work_while_the_server_does(driver: Driver) -> None:
+    """Once in each transaction, in whichever form; what needs one round trip may be committed by then."""
+    replica = recovered(driver)
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(value(driver, "MATCH (m:_KafkaPosition) RETURN m.offset"))
+
+    replica.apply([command(offset, TEXT, id=offset) for offset in range(40)], meanwhile=look)
+    replica.apply([command(40, TEXT, id=1), command(41, "CREATE (:Other)")], meanwhile=look)
+    replica.apply([command(42, TEXT, id=1)], meanwhile=look)
+    replica.apply([command(43, "MATCH (n) SET n.seen = true")], meanwhile=look)
+    replica.apply([command(44, TEXT, id=1)])
+    first, mixed, single, alone = seen
+    assert (first in {-1, 39}, mixed, single in {41, 42}, alone) == (True, 39, True, 42)
+
+
+def test_what_was_planned_ahead_is_applied_as_anything_else(driver: Driver) -> None:
+    """Groups, other texts, a rejected one, a schema change and what stands alone; and what was already applied."""
+    log = [
+        *(command(offset, TEXT, id=offset % 3) for offset in range(10)),
+        command(10, "CREATE (:X {a: 1 / $z})", z=0),
+        command(11, "CREATE INDEX i FOR (u:User) ON (u.n)"),
+        *(command(offset, TEXT, id=offset % 3) for offset in range(12, 20)),
+        command(20, "MATCH (n) SET n.seen = true"),
+        command(21, TEXT, id=0),
+    ]
+    replica = recovered(driver)
+    replica.apply(log[:4], meanwhile=lambda: replica.look_ahead(log[4:]))
+    assert rejected(replica.apply(log[4:])) == {10: "ArithmeticError"}
+    assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 19
+    replica.look_ahead(log)
+    replica.apply(log)
+    assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 19
+
+
+def test_a_plan_counts_for_the_very_commands_that_it_was_made_for(driver: Driver) -> None:
+    """Another record may lie at the offset by now: the log was made anew, or people have decided to skip it."""
+    replica = recovered(driver)
+    planned = [command(1, TEXT, id=1), command(2, TEXT, id=1)]
+    come = [command(1, TEXT, id=1), Command(2, (), skipped="never mind")]
+    replica.apply([command(0, TEXT, id=1)], meanwhile=lambda: replica.look_ahead(planned))
+    assert rejected(replica.apply(come)) == {2: "Skipped"}
+    assert value(driver, "MATCH (u:User) RETURN u.n") == 2
+
+
 def test_a_redelivered_batch_reports_its_outcomes_again(driver: Driver) -> None:
     """Whoever asks again did not publish."""
     log = [command(0, "CREATE (:X {a: 1 / $z})", z=0), command(1, TEXT, id=1)]

@@ -281,6 +281,10 @@ class KafkaBroker(EmittingBroker):
         """Put a record that is no message on a topic of any kind, confirmed; raises as `enqueue` does."""
         return self._sending.record(record, spec)
 
+    def post(self, record: Outgoing, spec: TopicSpec) -> Callable[[], Delivery]:
+        """As `publish`, without waiting: Kafka has it when what is returned here was called and has returned."""
+        return self._sending.posted(record, spec)
+
     # Reading.
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30000) -> Reader:

@@ -238,10 +238,26 @@ class Sending(threading.local):
 
     def record(self, record: Outgoing, spec: TopicSpec) -> Delivery:
         """See `KafkaBroker.publish`."""
-        try:
+        return self.posted(record, spec)()
+
+    def posted(self, record: Outgoing, spec: TopicSpec) -> Callable[[], Delivery]:
+        """See `KafkaBroker.post`."""
+        with self._charged():
             self._broker.topics.ensure(spec)
             producer = self._broker.producer
-            return self._confirmed(producer.post(record), spec, producer.confirm)
+            pending = producer.post(record)
+
+        def confirm() -> Delivery:
+            with self._charged():
+                return self._confirmed(pending, spec, producer.confirm)
+
+        return confirm
+
+    @contextmanager
+    def _charged(self) -> Iterator[None]:
+        """What fails within is charged to the message in flight."""
+        try:
+            yield
         except Exception as exc:
             if self.served is not None:
                 self.served.send_error = exc

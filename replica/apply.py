@@ -70,7 +70,8 @@ class Applier:
         self._lock = threading.Lock()
         self._marker: Marker | None = None  # None until recovered
         self._stale = False  # somebody or something may have moved the marker since
-        self._returned = -1  # up to here the caller has been told, and has published before it calls again
+        self._returned = -1  # up to here the caller has been told
+        self._published = -1  # up to here it has published what it was told
         self._planned: tuple[Sequence[Command], Sequence[plan.Unit]] = ((), ())  # what comes next, probably
 
     @property
@@ -110,12 +111,13 @@ class Applier:
         self,
         commands: Sequence[Command],
         *,
+        published: int | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> Applied:
         """Apply consecutive commands of the log, in offset order; those already applied are skipped.
 
-        Returns everything since the last report, so the outcomes of a redelivered batch are in it again.  By calling,
-        the caller says that it has published what the call before returned.
+        Returns everything since the last report, so the outcomes of a redelivered batch are in it again.  *published*
+        is the offset up to which the caller has published what it was told; without it, it has published all of it.
         *meanwhile* is called while the server works, once a transaction: what takes no longer costs nothing.
         Raises `Held`, after committing everything before the held command: call again with the same commands.
         Raises `PositionMoved`: call `recover` and seek.
@@ -127,6 +129,7 @@ class Applier:
             self._writer.meanwhile = meanwhile
             if commands:
                 self._returned = min(self._returned, commands[0].offset - 1)
+            self._published = self._returned if published is None else min(published, self._returned)
             marker = self._settled(commands)
             report = self._report(marker)
             _logger.debug(
@@ -231,18 +234,18 @@ class Applier:
                 self._apply_alone(unit.commands[0])
             elif repeated := self._writer.duplicates(unit.commands, self._current()):
                 self._marker = self._writer.write(
-                    unit.commands, self._current(), published=self._returned, verdicts=repeated
+                    unit.commands, self._current(), published=self._published, verdicts=repeated
                 )
             else:
                 steps = SchemaChange if unit.kind is plan.Kind.SCHEMA else Pieces
                 change = steps(self._schema_database, self._key, self._writer, unit.commands[0])
-                self._marker = change.apply(self._current(), published=self._returned)
+                self._marker = change.apply(self._current(), published=self._published)
 
     def _apply_batch(self, commands: Sequence[Command], groups: Sequence[plan.Group | Command]) -> None:
         """One transaction; where it fails, smaller ones around the culprits."""
         try:
             self._marker = self._writer.write(
-                commands, self._current(), published=self._returned, verdicts={}, groups=groups
+                commands, self._current(), published=self._published, verdicts={}, groups=groups
             )
         except Failed as failure:
             if len(commands) > 1:
@@ -256,7 +259,7 @@ class Applier:
     def _apply_alone(self, command: Command) -> None:
         try:
             self._marker = self._writer.write_as_written(
-                command, self._current(), published=self._returned, verdicts={}
+                command, self._current(), published=self._published, verdicts={}
             )
         except Failed as failure:
             self._judge(command, failure.error)
@@ -273,7 +276,7 @@ class Applier:
                 self._hold(command.offset, error)
             outcome = Outcome(command.offset, applied=False, code=code_of(error), message=message_of(error))
         self._marker = self._writer.write(
-            [command], self._current(), published=self._returned, verdicts={command.offset: outcome}
+            [command], self._current(), published=self._published, verdicts={command.offset: outcome}
         )
 
     def _hold(self, offset: int, error: Exception) -> NoReturn:

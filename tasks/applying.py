@@ -6,15 +6,12 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-import msgspec
-
 from brokers.consecutive import Consecutive
 from brokers.errors import StartRefused, StartUnknown
-from brokers.records import Outgoing
 from replica.apply import Applier
 from replica.errors import Halted, Held, HistoryMissing, Unavailable
 from tasks import skipping, wire
-from tasks.outcomes import Rejection, Report
+from tasks.reporting import Reports
 from tasks.snapshots import way_out
 from tasks.standing import Standing
 from tasks.verifying import parts
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
     from brokers import KafkaBroker
     from brokers.reader import RecordMessage
     from brokers.topics import TopicSpec
-    from replica.statement import Applied, Command
+    from replica.statement import Command
     from settings import Settings
     from tasks.comparing import Comparing
     from tasks.decisions import Decision, Decisions
@@ -57,7 +54,8 @@ class Applying:
         self._settings = settings
         self._broker = broker
         self._driver = driver
-        self._reports, self._registry = reports, registry
+        self._reports = Reports(broker, reports, settings.group_id)
+        self._registry = registry
         self._decisions = decisions
         self._holding = holding
         self._standing = Standing(decisions, settings.group_id, start_again)
@@ -91,8 +89,10 @@ class Applying:
         position = applier.position
         if position is None:
             raise StartUnknown(f"replica {self._settings.group_id}: the position was lost while it was read")
+        self._reports.begin(position.offset if unreported is None else unreported.first - 1)
         if unreported is not None:
-            self._report(unreported)
+            self._reports.say(unreported, topic_id)
+            self._reports.confirm()
         self._comparing.begin(topic_id, applier.checkpoints)
         self._holding.passed(position.offset)
         logger.info("replica_started replica=%s position=%d", self._settings.group_id, position.offset)
@@ -121,19 +121,26 @@ class Applying:
             again.
         """
         ahead = messages if isinstance(messages, Consecutive) else None
-        self._standing.before_apply()
-        if self._applier is None:
-            raise StartUnknown("commands came before their start")
-        for part in parts(messages):
-            self._apply(self._applier, part, None if ahead is None else partial(_look_ahead, self._applier, ahead))
+        follows = False
+        try:
+            self._standing.before_apply()
+            if self._applier is None:
+                raise StartUnknown("commands came before their start")
+            for part in parts(messages):
+                self._apply(self._applier, part, None if ahead is None else partial(_look_ahead, self._applier, ahead))
+            follows = ahead is not None and ahead.more
+        finally:
+            if not follows:  # else what was said is confirmed while the next commands are applied
+                self._reports.confirm()
+                self._comparing.confirm()
 
     def _apply(self, applier: Applier, messages: Sequence[RecordMessage], meanwhile: Callable[[], None] | None) -> None:
         commands = [wire.command_of(message, message.record.offset) for message in messages]
         ready, proposal = skipping.prepared(commands, skipping.skips(self._decisions.current(), self._topic_id))
         try:
             if ready:
-                applied = applier.apply(ready, meanwhile=meanwhile)
-                self._report(applied)
+                applied = applier.apply(ready, published=self._reports.published, meanwhile=meanwhile)
+                self._reports.say(applied, self._topic_id)
                 self._comparing.passed(messages[: len(ready)], applied.checkpoints, applier.position)
                 self._holding.passed(ready[-1].offset)
             if proposal is not None:
@@ -150,20 +157,6 @@ class Applying:
         code = skipping.PROPOSED if reason is None else skipping.OBJECTED
         said = f"{proposal.by} proposes to skip it: {proposal.reason}" if reason is None else reason
         raise Held(command.offset, code, said, retry_after_s=skipping.AGAIN_S)
-
-    def _report(self, applied: Applied) -> None:
-        report = Report(
-            replica=self._settings.group_id,
-            topic_id=self._topic_id,
-            first=applied.first,
-            last=applied.last,
-            rejected=tuple(
-                Rejection(o.offset, o.code or "", o.message or "", o.duplicate_of) for o in applied.rejected
-            ),
-            counters=dict(applied.counters),
-        )
-        key = self._settings.group_id.encode()
-        self._broker.publish(Outgoing(self._reports.name, msgspec.json.encode(report), key), self._reports)
 
 
 def _look_ahead(applier: Applier, batch: Consecutive) -> None:

@@ -18,6 +18,7 @@ from brokers.replies import Place, TopicReader, read_through
 from replica.digest import INTERVAL, Checkpoint
 from tasks import outcomes
 from tasks.divergence import judge
+from tasks.reporting import Outbox
 
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Watch:
         self._replica = replica
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
+        self._outbox = Outbox(broker)
         self._reset()
 
     def _reset(self) -> None:
@@ -163,8 +165,10 @@ class Watch:
             reader = self._reader
         reader.wait_caught_up(self._timeout_s)
         kept = tuple(checkpoints)
+        self._outbox.forget()  # the graph has kept it
         self._take_back(kept)
         self.say(kept)
+        self.confirm()
 
     def _take_back(self, kept: tuple[Checkpoint, ...]) -> None:
         """What was said of a graph that is no more; a graph that goes on keeps the last that it said."""
@@ -173,16 +177,24 @@ class Watch:
             if not said or said[max(said)] in kept:
                 return
             self._published = {}
-        self._publish(Anew(self._replica, self._topic_id, anew=True))
+        self._put(Anew(self._replica, self._topic_id, anew=True))
 
-    def _publish(self, said: Said | Anew) -> None:
+    def _put(self, said: Said | Anew) -> None:
         record = Outgoing(self._spec.name, msgspec.json.encode(said), self._replica.encode(), partition=0)
-        self._broker.publish(record, self._spec)
+        self._outbox.put(record, self._spec)
+
+    def confirm(self) -> None:
+        """Wait until all that was said is published, and send again what is not.
+
+        Raises:
+          Unreachable, DeliveryUnknown, DeliveryRefused: see `brokers.errors`.
+        """
+        self._outbox.confirm()
 
     def say(self, checkpoints: Iterable[Checkpoint]) -> None:
-        """Publish them, and compare."""
+        """Put them on their way, and compare."""
         for one in checkpoints:
-            self._publish(Said(replica=self._replica, topic_id=self._topic_id, **_fields(one)))
+            self._put(Said(replica=self._replica, topic_id=self._topic_id, **_fields(one)))
             with self._lock:
                 self._ledger.add(self._replica, one)
                 self._ledger.forget(self._replica, behind=one.before)

@@ -61,10 +61,19 @@ class Comparing:
 
     def passed(self, messages: Sequence[RecordMessage], checkpoints: Iterable[Checkpoint], at: Position | None) -> None:
         """*messages*, of which the last may ask for a comparison, are applied, and the graph is *at* that position."""
+        self._watch.confirm()
         self._watch.say(checkpoints)
         request = verified.request_of(messages[-1].options)
         if request is not None:
             self._verifying.answer(request, self._topic_id, messages[-1].record.offset, at)
+
+    def confirm(self) -> None:
+        """Wait until what was said is published.
+
+        Raises:
+          Unreachable, DeliveryUnknown, DeliveryRefused: called again, it is sent again.
+        """
+        self._watch.confirm()
 
     def close(self) -> None:
         """Stop listening."""

@@ -253,6 +253,22 @@ def test_no_rejected_outcome_is_lost_between_commit_and_publication(driver: Driv
     assert (owed.first, owed.last, owed.rejected) == (4, 4, ())
 
 
+def test_outcomes_whose_publication_is_under_way_are_kept_by_the_graph(driver: Driver) -> None:
+    """While the next commands are applied, in either form: killed then, the successor says them again."""
+    replica = recovered(driver)
+    first = replica.apply([command(0, "no cypher"), command(1, TEXT, id=1)], published=-1)
+    second = replica.apply([command(2, TEXT, id=1), command(3, TEXT, id=1)], published=-1)
+    assert (rejected(first), rejected(second)) == ({0: "SyntaxError"}, {})
+    assert (second.first, stored(driver)["published"]) == (2, -1)
+    owed = applier(driver).recover(0)
+    assert owed is not None
+    assert (owed.first, owed.last, rejected(owed)) == (0, 3, {0: "SyntaxError"})
+    replica.apply([command(4, "no cypher")], published=1)
+    owed = applier(driver).recover(0)
+    assert owed is not None
+    assert (owed.first, owed.last, rejected(owed)) == (2, 4, {4: "SyntaxError"})
+
+
 def test_the_caller_may_work_while_the_server_does(driver: Driver) -> None:
     """Once in each transaction, in whichever form; what needs one round trip may be committed by then."""
     replica = recovered(driver)

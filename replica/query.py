@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, LiteralString, Self
@@ -80,6 +82,19 @@ class Read:
     value: Any
     position: Position | None
     seen: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A position, and when it was asked for, in monotonic seconds.
+
+    *bookmarks* of the session that has read it: it may be visible before all of its commit is, and a session with these
+    waits for that.
+    """
+
+    at: float
+    position: Position | None
+    bookmarks: neo4j.Bookmarks | None = None
 
 
 class Rows:
@@ -184,6 +199,7 @@ class Queries:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._allowed = allowed
+        self._known = _Known(-math.inf, None)
         self._verdicts: OrderedDict[str, str | None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -194,20 +210,23 @@ class Queries:
         *,
         timeout_s: float | None = None,
         max_rows: int | None = None,
+        known_s: float = 0.0,
         tag: str = "",
     ) -> Rows:
         """Start a query and give its rows, to be read in a `with` block; *parameters* are decoded values.
 
-        *timeout_s* and *max_rows* are bounded by those of all queries.  *tag* is for `terminate`.
+        *timeout_s* and *max_rows* are bounded by those of all queries.  *known_s*: the position may have been read so
+        many seconds ago; without it a round trip tells it anew.  *tag* is for `terminate`.
 
         Raises `QueryRejected` where the query is at fault and `QueryUnavailable` where the server is.
         """
         if reason := guard.refusal(text, self._allowed):
             raise QueryRejected(FORBIDDEN, reason)
-        session = self._session()
+        known = self._known_since(known_s)
+        session = self._session(known)
         try:
             self._refuse_writes(session, text, dict(parameters or {}))
-            position = self._position(session)
+            position = self._read_position(session) if known is None else known.position
             query = neo4j.Query(text, metadata={TAG: tag}, timeout=self._bounded(timeout_s))
             result = session.run(query, dict(parameters or {}))
             rows = self._max_rows if max_rows is None else min(max_rows, self._max_rows)
@@ -230,19 +249,21 @@ class Queries:
         *,
         timeout_s: float | None = None,
         seen: bool = False,
+        known_s: float = 0.0,
         tag: str = "",
     ) -> Read:
         """Run `function(tx, *args, **kwargs)` in a READ transaction, once; what it returns comes back encoded.
 
         The server refuses writes by the access mode alone: the function is the operator's own code.  *seen*: ask for
-        the position afterwards, too. Raises `QueryRejected`, `QueryUnavailable`, and whatever *function* raises of its
-        own.
+        the position afterwards, too.  *known_s* is as in `run`.
+
+        Raises `QueryRejected`, `QueryUnavailable`, and whatever *function* raises of its own.
         """
+        known = self._known_since(known_s)
         try:
-            with self._session() as session:
-                position = self._position(
-                    session
-                )  # before the transaction, which then waits for all that belongs to it
+            with self._session(known) as session:
+                # Before the transaction, which then waits for all that belongs to it.
+                position = self._read_position(session) if known is None else known.position
                 with session.begin_transaction(metadata={TAG: tag}, timeout=self._bounded(timeout_s)) as tx:
                     value = values.encode(function(tx, *args, **(kwargs or {})))
                     if not tx.closed():
@@ -280,13 +301,25 @@ class Queries:
     def _bounded(self, timeout_s: float | None) -> float:
         return min(timeout_s, self._timeout_s) if timeout_s else self._timeout_s  # 0 would mean for ever
 
-    def _session(self) -> neo4j.Session:
+    def _session(self, known: _Known | None = None) -> neo4j.Session:
         return self._driver.session(
             database=self._database,
+            bookmarks=None if known is None else known.bookmarks,
             default_access_mode=neo4j.READ_ACCESS,
             fetch_size=_FETCH_SIZE,
             notifications_min_severity=neo4j.NotificationMinimumSeverity.WARNING,  # the caller is told
         )
+
+    def _known_since(self, known_s: float) -> _Known | None:
+        """A position of at most *known_s* seconds ago, if there is one: the graph is there still, or further."""
+        known = self._known
+        return known if time.monotonic() - known.at < known_s else None
+
+    def _read_position(self, session: neo4j.Session) -> Position | None:
+        """The position, which is known from now on."""
+        now, position = time.monotonic(), self._position(session)
+        self._known = _Known(now, position, session.last_bookmarks())
+        return position
 
     def _position(self, runner: neo4j.Session | neo4j.Transaction) -> Position | None:
         record = runner.run(_POSITION, self._log).single()

@@ -59,6 +59,10 @@ FOLLOWING = frozenset(
     {"pipe_target", "on_success", "on_failure", "group_completion_uuid", "group_completion_callbacks"}
 ) | {query_options.STORE}
 
+#: Seconds for which a position that was read is told to queries that ask for no level: some dozens of them share one
+#: round trip then, which takes the server as long as a small query does.
+KNOWN_S = 0.05
+
 #: The code of a query that asks for what its worker has not.
 NO_STORE = "Replica.NoStore"
 
@@ -161,6 +165,11 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         return super().message_with_options(args=encoded, kwargs=wire.encode_parameters(kwargs or {}), **options)
 
 
+def _known_s(level: Level | None) -> float:
+    """How old a position may be that goes with an answer: a level is judged by the graph as it is."""
+    return KNOWN_S if level is None else 0.0
+
+
 def _with_deadline(options: dict[str, Any]) -> dict[str, Any]:
     """*options* as they travel: the deadline as a time of the wall clock, which `brokers.expiry` knows."""
     if query_options.DEADLINE not in options:
@@ -239,7 +248,8 @@ class Answering:
 
     def _rows(self, reply: Reply, stop: Stop, statement: Statement, level: Level | None) -> Any:
         stop.check()
-        with self._queries().run(statement.text, statement.parameters, tag=reply.run, **reply.limits) as rows:
+        options = {"tag": reply.run, "known_s": _known_s(level), **reply.limits}
+        with self._queries().run(statement.text, statement.parameters, **options) as rows:
             self._fresh.check(level, rows.position)
             whole = Whole(rows, level) if level is not None and level.snapshot else rows
             reply.head(position=rows.position, level=level, columns=rows.columns)
@@ -247,9 +257,9 @@ class Answering:
 
     def _read(self, reply: Reply, stop: Stop, function: Callable[..., Any], given: Any, level: Level | None) -> Read:
         stop.check()
+        options = {"tag": reply.run, "known_s": _known_s(level), "timeout_s": reply.limits["timeout_s"]}
         seen = level is not None and (level.seen or level.snapshot)
-        timeout_s = reply.limits["timeout_s"]
-        read = self._queries().read(function, *given, timeout_s=timeout_s, seen=seen, tag=reply.run)
+        read = self._queries().read(function, *given, seen=seen, **options)
         self._fresh.check(level, read.position)
         untorn(level, read.position, read.seen)
         return read

@@ -54,6 +54,27 @@ def test_every_column_comes_back_with_its_name_and_the_position(queries: Queries
         assert not found.truncated
 
 
+def test_a_position_that_was_read_a_moment_ago_is_told_to_whoever_is_content_with_it(
+    queries: Queries, driver: Driver
+) -> None:
+    """It is behind what the rows show, never ahead of it, and nobody else is told it."""
+
+    def asked(known_s: float) -> tuple[Any, int]:
+        with queries.run("MATCH (u:User) RETURN count(u)", known_s=known_s) as found:
+            [[count]] = list(found)
+            assert found.position is not None
+            return count, found.position.offset
+
+    assert asked(60) == (2, 0)
+    applier = Applier(driver, database="neo4j", topic="command", topic_id="id")
+    applier.recover(1)
+    applier.apply([Command(1, (Statement("CREATE (:User {name: 'c'})"),))])
+    assert asked(60) == (3, 0)
+    assert queries.read(lambda tx: tx.run("RETURN 1").single().value(), known_s=60).position.offset == 0
+    assert asked(0) == (3, 1)
+    assert asked(60) == (3, 1)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import time
@@ -30,8 +31,9 @@ MAX_ROWS: Final = 10_000
 MAX_BYTES: Final = 16_000_000
 #: Rows in memory at a time.
 _FETCH_SIZE: Final = 1000
-#: Texts whose verdict is remembered.
+#: Texts whose verdict is remembered, and the characters up to which that is by the text itself.
 _REMEMBERED: Final = 2048
+_SHORT: Final = 1000
 
 #: Our own codes.
 FORBIDDEN: Final = "Replica.QueryForbidden"
@@ -82,6 +84,14 @@ class Read:
     value: Any
     position: Position | None
     seen: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Why a text must not run as a query."""
+
+    code: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +210,7 @@ class Queries:
         self._max_bytes = max_bytes
         self._allowed = allowed
         self._known = _Known(-math.inf, None)
-        self._verdicts: OrderedDict[str, str | None] = OrderedDict()
+        self._verdicts: OrderedDict[str | bytes, _Verdict | None] = OrderedDict()
         self._lock = threading.Lock()
 
     def run(
@@ -220,12 +230,12 @@ class Queries:
 
         Raises `QueryRejected` where the query is at fault and `QueryUnavailable` where the server is.
         """
-        if reason := guard.refusal(text, self._allowed):
-            raise QueryRejected(FORBIDDEN, reason)
+        judged = self._refuse(text)
         known = self._known_since(known_s)
         session = self._session(known)
         try:
-            self._refuse_writes(session, text, dict(parameters or {}))
+            if not judged:
+                self._refuse_writes(session, text, dict(parameters or {}))
             position = self._read_position(session) if known is None else known.position
             query = neo4j.Query(text, metadata={TAG: tag}, timeout=self._bounded(timeout_s))
             result = session.run(query, dict(parameters or {}))
@@ -329,19 +339,30 @@ class Queries:
             raise QueryUnavailable("Replica.HalfRestored", "a snapshot is being restored into this database")
         return Position(record["topic"], record["topic_id"], record["partition"], record["offset"])
 
-    def _refuse_writes(self, session: neo4j.Session, text: str, parameters: dict[str, Any]) -> None:
-        """Ask the server what kind of statement *text* is, once per text; its parameters do not change that."""
+    def _refuse(self, text: str) -> bool:
+        """Refuse *text* for its words, or for what the server has said of it; false where that is to be asked yet.
+
+        Once per text: to read one takes longer than all else that a small query needs here.
+        """
+        key = _key(text)
         with self._lock:
-            known = text in self._verdicts
-            reason = self._verdicts.get(text)
-        if not known:
-            kind = self._kind(session, text, parameters)
-            reason = (
-                None if kind == "r" else f"a query only reads, and this statement's type is {kind!r}: send a command"
-            )
-            self._remember(text, reason)
-        if reason:
-            raise QueryRejected(NOT_READ_ONLY, reason)
+            judged = key in self._verdicts
+            verdict = self._verdicts.get(key)
+        if not judged and (reason := guard.refusal(text, self._allowed)):
+            verdict = self._remember(text, _Verdict(FORBIDDEN, reason))
+        if verdict is not None:
+            raise QueryRejected(verdict.code, verdict.reason)
+        return judged
+
+    def _refuse_writes(self, session: neo4j.Session, text: str, parameters: dict[str, Any]) -> None:
+        """Ask the server what kind of statement *text* is; its parameters do not change that."""
+        kind = self._kind(session, text, parameters)
+        if kind == "r":
+            self._remember(text, None)
+            return
+        reason = f"a query only reads, and this statement's type is {kind!r}: send a command"
+        self._remember(text, _Verdict(NOT_READ_ONLY, reason))
+        raise QueryRejected(NOT_READ_ONLY, reason)
 
     def _kind(self, session: neo4j.Session, text: str, parameters: dict[str, Any]) -> str | None:
         try:
@@ -350,11 +371,19 @@ class Queries:
             found = _translated(error)
             raise type(found)(found.code, compiling.as_written(found.message)) from error
 
-    def _remember(self, text: str, reason: str | None) -> None:
+    def _remember(self, text: str, verdict: _Verdict | None) -> _Verdict | None:
         with self._lock:
-            self._verdicts[text] = reason
+            self._verdicts[_key(text)] = verdict
             if len(self._verdicts) > _REMEMBERED:
                 self._verdicts.popitem(last=False)
+        return verdict
+
+
+def _key(text: str) -> str | bytes:
+    """Under what the verdict on *text* is remembered: a long one by its hash, so that memory has a bound."""
+    if len(text) <= _SHORT:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
 def _translated(error: Exception) -> QueryRejected | QueryUnavailable:

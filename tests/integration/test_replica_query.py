@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from neo4j.time import DateTime
 
+from replica import guard
 from replica.apply import Applier
 from replica.errors import QueryRejected
 from replica.query import Queries
@@ -52,6 +53,24 @@ def test_every_column_comes_back_with_its_name_and_the_position(queries: Queries
         assert list(found) == [["a", 1, day], ["b", None, day]]
         assert found.position == Position("command", "id", 0, 0)
         assert not found.truncated
+
+
+def test_a_text_is_judged_once_however_long_it_is(queries: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And refused the second time as it was the first time."""
+    judged: list[str] = []
+    refusal = guard.refusal
+
+    def counted(text: str, allowed: frozenset[str]) -> str | None:
+        judged.append(text)
+        return refusal(text, allowed)
+
+    monkeypatch.setattr(guard, "refusal", counted)
+    short, long = "RETURN 1 AS x", f"RETURN 1 AS x // {'x' * 2000}"
+    for _ in range(2):
+        assert rows(queries, short) == rows(queries, long) == [[1]]
+        assert refused(queries, "CREATE (:X)") == "QueryNotReadOnly"
+        assert refused(queries, "LOAD CSV FROM 'file:///x' AS row RETURN row") == "QueryForbidden"
+    assert len(judged) == 4
 
 
 def test_a_position_that_was_read_a_moment_ago_is_told_to_whoever_is_content_with_it(

@@ -40,6 +40,10 @@ PAUSE_PER_COMMIT = 40
 #: above which it does, and the pause, some 5 ms.
 BUSY_SHARE, BUSY_PAUSE_PER_COMMIT = 0.8, 160
 
+#: The shortest pause, in seconds, of a member that reads nothing but what may be repeated (`Queue.repeatable`): a
+#: commit costs Kafka about as much as a message.
+SELDOM_S = 0.1
+
 #: Seconds after a commit in which another one is likely.
 LIVELY_S = 0.05
 
@@ -95,6 +99,8 @@ class Commits:
         # Its own work: time in which other threads had the interpreter is no reason to commit less often.
         pause_s = self._pauses(now) * (time.thread_time() - began)
         self._pause_s = min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+        if all(assignment.buffer.queue.repeatable for assignment in assignments):
+            self._pause_s = max(self._pause_s, SELDOM_S)
         self._told_at = now
 
     def _pauses(self, now: float) -> int:

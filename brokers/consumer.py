@@ -272,7 +272,7 @@ class GroupConsumer:
 
     def _patience(self) -> float:
         if self.commits.lively:
-            return max(self.commits.due_in(), LIVELY_POLL_S)
+            return min(max(self.commits.due_in(), LIVELY_POLL_S), POLL_S)
         soon = any(a.running or (a.paused and a.blocked is None) for a in self._assignments.values())
         return BUSY_POLL_S if soon or self._suspects.busy or self.commits.hurry(self._assignments.values()) else POLL_S
 

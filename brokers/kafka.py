@@ -179,6 +179,7 @@ class KafkaBroker(EmittingBroker):
         refused: Refused | None = None,
         share: bool = False,
         ready: Ready | None = None,
+        repeatable: bool = False,
     ) -> None:
         """Declare a queue; again, with nothing or the same, changes nothing.
 
@@ -190,7 +191,7 @@ class KafkaBroker(EmittingBroker):
         known = self.queues.get(queue_name)
         if known is not None:
             given = {"topic": topic, "group_id": group_id, "ordered": ordered or None, "share": share or None}
-            agree(known, options | given | {"refused": refused, "ready": ready})
+            agree(known, options | given | {"refused": refused, "ready": ready, "repeatable": repeatable or None})
             return
         if share:
             require_client()
@@ -198,7 +199,7 @@ class KafkaBroker(EmittingBroker):
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or (f"{self.group_id}.share" if share else self.group_id)
-        options |= {"refused": refused, "ready": ready}
+        options |= {"refused": refused, "ready": ready, "repeatable": repeatable}
         queue = Queue(queue_name, topic, group_id, ordered=ordered, share=share, **options)
         refuse_taken(queue, self.queues.values(), {self.control_topic.name, self.delayed_topic.name})
         self.emit_before("declare_queue", queue_name)

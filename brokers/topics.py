@@ -116,6 +116,7 @@ class Queue:
     only some of them might refuse is held instead.  Without it such records are parked.
     *share*: read by a share group (see `share`), not by a consumer group.
     *ready*: what has to say of each message, once it is read, that it may be handed out; see `held_back`.
+    *repeatable*: to run a message again does no harm, so Kafka is told less often which ones have ended.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Queue:
     refused: Refused | None = field(default=None, compare=False)
     share: bool = False
     ready: Ready | None = field(default=None, compare=False)
+    repeatable: bool = False
 
     def __post_init__(self) -> None:
         if self.ordered and not (self.topic.exact and self.topic.partitions == 1):

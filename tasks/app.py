@@ -222,6 +222,7 @@ class App:
             group_id=self.settings.group(self.settings.query_group_id),
             decode=self._read_request,
             ready=self._ready,
+            repeatable=True,
         )
 
     def _ready(self, message: dramatiq.Message[Any]) -> float | None:

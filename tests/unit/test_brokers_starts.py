@@ -232,6 +232,34 @@ def test_one_commit_is_on_its_way_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert kafka.commits[-1][0].offset == 3
 
 
+def test_a_member_that_reads_nothing_but_what_may_be_repeated_commits_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One queue that may not be repeated is enough to commit as soon as for any."""
+    kafka, told = Kafka(), Commits("g")
+    monkeypatch.setattr(commits, "SHORTEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(commits, "LONGEST_PAUSE_S", 0.0)
+    queue = Queue("r", TopicSpec("r", 3), "g", repeatable=True)
+    repeatable = Assignment("r", 0, ParallelBuffer(queue), AckTracker(0), started=True)
+    other = parallel()
+
+    def tells(offset: int, *assignments: Assignment) -> bool:
+        before = len(kafka.commits)
+        news(repeatable, offset)
+        told.send(kafka.client, assignments)
+        if len(kafka.commits) == before:
+            return False
+        told.answered(None, kafka.commits[-1])
+        return True
+
+    assert tells(1, repeatable, other)
+    assert tells(2, repeatable)
+    assert not tells(3, repeatable)
+    assert told.due_in() > 0
+    monkeypatch.setattr(commits, "SELDOM_S", 0.0)
+    wait_until(lambda: told.due_in() <= 0, what="the pause to end")
+    assert tells(4, repeatable)
+    assert tells(5, repeatable)
+
+
 def test_a_commit_that_failed_is_said_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """At once refused, refused later, or for one partition only."""
     kafka, assignments, told = Kafka(), [parallel(0), parallel(1)], Commits("g")

@@ -182,7 +182,7 @@ def reader_config() -> dict[str, Any]:
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",  # a place that has expired: go on with what is left
         "isolation.level": "read_committed",
-        "fetch.wait.max.ms": 100,
+        "fetch.wait.max.ms": 500,  # nothing else is asked on its connection, and every idle caller asks twice a second
         "fetch.queue.backoff.ms": 10,
     }
 

@@ -60,7 +60,7 @@ def test_a_text_is_judged_once_however_long_it_is(queries: Queries, monkeypatch:
     judged: list[str] = []
     refusal = guard.refusal
 
-    def counted(text: str, allowed: frozenset[str]) -> str | None:
+    def counted(text: str, allowed: guard.Allowed) -> str | None:
         judged.append(text)
         return refusal(text, allowed)
 
@@ -89,7 +89,9 @@ def test_a_position_that_was_read_a_moment_ago_is_told_to_whoever_is_content_wit
     applier.recover(1)
     applier.apply([Command(1, (Statement("CREATE (:User {name: 'c'})"),))])
     assert asked(60) == (3, 0)
-    assert queries.read(lambda tx: tx.run("RETURN 1").single().value(), known_s=60).position.offset == 0
+    found = queries.read(lambda tx: tx.run("RETURN 1").single().value(), known_s=60)
+    assert found.position is not None
+    assert found.position.offset == 0
     assert asked(0) == (3, 1)
     assert asked(60) == (3, 1)
 

@@ -232,8 +232,32 @@ class BucketStore:
         try:
             yield
         except (self._error, OSError) as error:
-            if name and (isinstance(error, FileNotFoundError) or type(error).__name__ == "NotFoundError"):
+            text = str(error).partition("\n\nDebug source")[0]
+            gone = isinstance(error, FileNotFoundError) or type(error).__name__ == "NotFoundError"
+            if name and gone and _NO_BUCKET not in text:
+                if _NO_KEY not in text:
+                    self.names()  # the answer to a HEAD request has no text: perhaps the bucket is missing
                 raise SnapshotUnknown(
                     f"there is no snapshot {name} in {self.url}: `snapshot list` gives them"
                 ) from error
-            raise SnapshotStoreAway(f"the snapshot store {self.url} does not answer: {error}") from error
+            raise SnapshotStoreAway(f"the snapshot store {self.url} cannot be used: {_advice(text)}{text}") from error
+
+
+_NO_BUCKET: Final = "NoSuchBucket"
+_NO_KEY: Final = "NoSuchKey"
+
+#: Words of a server, or of the client, and what the person who reads them can do.  The first that fits.
+_ADVICE: Final = (
+    (_NO_BUCKET, "there is no such bucket: make it, or correct SNAPSHOT_STORE or --store"),
+    ("169.254.169.254", "no keys are set: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    ("InvalidAccessKeyId", "the server does not know the key in AWS_ACCESS_KEY_ID"),
+    ("SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY is not the secret of AWS_ACCESS_KEY_ID"),
+    ("AuthorizationHeaderMalformed", "AWS_REGION is not the bucket's region"),
+    ("AccessDenied", "the key in AWS_ACCESS_KEY_ID may not do that: the bucket's policy has to allow it"),
+    ("builder error", "for an endpoint without TLS, http://, say AWS_ALLOW_HTTP=true"),
+    ("error sending request", "nobody answers there: is AWS_ENDPOINT_URL right?"),
+)
+
+
+def _advice(text: str) -> str:
+    return next((f"{advice}. It says: " for words, advice in _ADVICE if words in text), "")

@@ -89,9 +89,7 @@ def test_a_position_that_was_read_a_moment_ago_is_told_to_whoever_is_content_wit
     applier.recover(1)
     applier.apply([Command(1, (Statement("CREATE (:User {name: 'c'})"),))])
     assert asked(60) == (3, 0)
-    found = queries.read(lambda tx: tx.run("RETURN 1").single().value(), known_s=60)
-    assert found.position is not None
-    assert found.position.offset == 0
+    assert queries.read(lambda _tx: 1, known_s=60).position == Position("command", "id", 0, 0)
     assert asked(0) == (3, 1)
     assert asked(60) == (3, 1)
 

@@ -121,12 +121,16 @@ class Replicas:
 
 def _all(consumer: Consumer, topic: str) -> Iterator[Message]:
     metadata = consumer.list_topics(timeout=10).topics.get(topic)
-    for partition in metadata.partitions if metadata else ():
-        start, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10, cached=False)
-        consumer.assign([TopicPartition(topic, partition, start)])
+    places = [TopicPartition(topic, partition) for partition in (metadata.partitions if metadata else ())]
+    # First of all: a question waits behind a fetch, half a second each.
+    bounds = [consumer.get_watermark_offsets(place, timeout=10, cached=False) for place in places]
+    for place, (start, end) in zip(places, bounds, strict=True):
+        if start == end:
+            continue
+        consumer.assign([TopicPartition(topic, place.partition, start)])
         for _ in range(end - start):
             message = consumer.poll(10)
-            assert message is not None, f"{topic}/{partition} stopped before {end}"
+            assert message is not None, f"{place} stopped before {end}"
             assert message.error() is None, message.error()
             yield message
 

@@ -213,10 +213,10 @@ class Terminal:
         os.killpg(self.process.pid, 2)
 
     def shows(self, *parts: str) -> bool:
-        """Whether each of *parts* has appeared since the last time that all had."""
+        """Whether all of *parts* have appeared, one behind the other, since the last time that all had."""
         with suppress(OSError):  # nothing new, or nobody there
             self.text += os.read(self._master, 65_536).decode(errors="replace")
-        if not all(part in self.text for part in parts):
+        if re.search(".*".join(map(re.escape, parts)), self.text, re.DOTALL) is None:
             return False
         self.text = ""
         return True
@@ -244,7 +244,7 @@ def test_a_person_types_interrupts_and_leaves(replicas: Replicas, tmp_path: Path
         wait_until(lambda: not _running(replicas), 10, "the query to end on the server")
 
         terminal.type("MERGE (:User {name: 'typed'});\r")
-        wait_until(lambda: terminal.shows("applied by"), 20, "the command")
+        wait_until(lambda: terminal.shows("applied by", "neo4j-kafka>"), 20, "the command, and the prompt again")
         terminal.type("\x04")
         wait_until(lambda: terminal.process.poll() is not None, 20, "the end")
         assert terminal.process.returncode == 0

@@ -69,12 +69,8 @@ T = TypeVar("T")
 COMMANDS = "command"
 REQUESTS = "request"
 
-#: Partitions of the request topic: up to so many query servers work at once.
+#: Partitions of the request and response topics: up to so many query servers work at once.
 QUERY_PARTITIONS = 3
-
-#: Partitions of the response topic, where this process makes it.  A caller process reads all answers on one of them, so
-#: the more there are, the fewer answers it reads that are for others; any other number works as well.
-ANSWER_PARTITIONS = 24
 
 #: Seconds for a question to Kafka on a caller's behalf.
 ASK_S = 8.0
@@ -87,7 +83,7 @@ class App:
         self.settings = settings
         self.command_topic = TopicSpec(settings.topic(settings.command_topic), 1, FOR_EVER, exact=True)
         self.request_topic = TopicSpec(settings.topic(settings.request_topic), QUERY_PARTITIONS, DAY_S)
-        self.response_topic = TopicSpec(settings.topic(settings.response_topic), ANSWER_PARTITIONS, DAY_S / 24)
+        self.response_topic = TopicSpec(settings.topic(settings.response_topic), QUERY_PARTITIONS, DAY_S / 24)
         self.outcomes_topic = TopicSpec(settings.topic(settings.outcomes_topic), 1, 7 * DAY_S, exact=True)
         self.replicas_topic = TopicSpec(
             settings.topic(settings.replicas_topic), 1, FOR_EVER, exact=True, compacted=True

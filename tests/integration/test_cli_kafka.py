@@ -59,7 +59,7 @@ def test_init_makes_every_topic_once(kafka: str) -> None:
     assert {name: row["partitions"] for name, row in topics.items()} == {
         "command": 1,
         "request": 3,
-        "response": 24,
+        "response": 3,
         "outcomes": 1,
         "replicas": 1,
         "decisions": 1,

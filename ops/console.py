@@ -106,7 +106,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 
 def timeout_option(default: float, what: str, *, most: float | None = None) -> Callable[[_F], _F]:
     """`--timeout`, in seconds, at most *most*."""
-    kind = SECONDS if most is None else click.FloatRange(min=0, min_open=True, max=most)
+    kind = click.FloatRange(min=0, min_open=True, max=most)
     return click.option("--timeout", type=kind, default=default, show_default=True, help=what)
 
 

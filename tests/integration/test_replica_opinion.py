@@ -9,8 +9,9 @@ import pytest
 from replica import opinion
 from replica.statement import Statement
 from replica.transactions import Database
+from tests.freezing import frozen
 from tests.replicas import replicas_of
-from tests.unit.test_replica_determinism import FINE, FROZEN, TOLD, frozen
+from tests.unit.test_replica_determinism import FINE, FROZEN, TOLD
 
 
 if TYPE_CHECKING:

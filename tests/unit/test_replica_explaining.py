@@ -14,7 +14,8 @@ from replica import plan
 from replica.errors import NotDeterministic
 from replica.explaining import AS_IT_IS, FROZEN, REFUSED, Explanation, explain
 from replica.statement import Statement
-from tests.unit.test_replica_determinism import ANY_TEXT, NOW, PARAMETERS, frozen
+from tests.freezing import NOW, frozen
+from tests.unit.test_replica_any_text import ANY_TEXT, PARAMETERS
 from tests.unit.test_replica_determinism import FROZEN as FROZEN_EXAMPLES
 from tests.unit.test_replica_determinism import REFUSED as REFUSED_EXAMPLES
 from tests.unit.test_replica_determinism import TOLD as TOLD_EXAMPLES

@@ -124,6 +124,8 @@ class Watch:
         self.wants_alone = False
         #: The suspect that runs alone, or is about to.
         self.alone: int | None = None
+        #: The one that ran alone last, until Kafka has heard that it is over: who crashed before would be taken for it.
+        self._was_alone: int | None = None
         self._lock = threading.Lock()
         self._most = most
         self._crashes = dict(past.crashes)  # of suspects that have not ended
@@ -149,7 +151,10 @@ class Watch:
             self._uncounted.discard(offset)
             self._crashes.pop(offset, None)
             if offset == self.alone:
-                self.alone = None
+                self._alone_no_more()
+
+    def _alone_no_more(self) -> None:
+        self.alone, self._was_alone = None, self.alone
 
     def crashes(self, offset: int) -> int:
         """How many processes are known to have ended while the record ran."""
@@ -178,7 +183,7 @@ class Watch:
     def take_back(self, record: Record) -> None:
         """*record*, which was to run alone, was not wanted by anybody."""
         with self._lock:
-            self.alone, self.wants_alone = None, False
+            self._alone_no_more()
             self._begun.discard(record.offset)
             self._uncounted.discard(record.offset)
             self._kept.appendleft(record)
@@ -200,7 +205,7 @@ class Watch:
     @property
     def urgent(self) -> bool:
         """Whether a commit is waited for."""
-        return self._heard is None or bool(self._next)
+        return self._heard is None or bool(self._next) or self._was_alone is not None
 
     def said(self) -> Said:
         """What the next commit has to say."""
@@ -221,6 +226,8 @@ class Watch:
         begun, waiting = dict(said.begun), dict(said.waiting)
         with self._lock:
             self._heard = said
+            if self._was_alone not in begun:
+                self._was_alone = None
             # A commit that was on its way before says of a suspect, too, that it waits: that announces nothing.
             if all(o in begun or (o in waiting and o in self._uncounted) for o in (one.offset for one in self._next)):
                 self._confirmed += self._next

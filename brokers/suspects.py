@@ -133,7 +133,8 @@ class Suspects:
         self.busy = any(watch.busy for watch in self._watches)
 
     def _admit(self, assignment: Assignment, watch: Watch) -> None:
-        waits = watch.wants_alone and watch.alone is None and time.monotonic() >= self._not_before.get(watch, 0)
+        later = time.monotonic() < self._not_before.get(watch, 0)
+        waits = watch.wants_alone and watch.alone is None and not later
         records = watch.plan(assignment.tracker.next, quiet=self._alone.claim(watch) if waits else None)
         together = [record for record in records if record.offset != watch.alone]
         if together:
@@ -143,7 +144,7 @@ class Suspects:
                 logger.warning("kafka_suspect_runs_alone record=%s crashes=%d", record, watch.crashes(record.offset))
                 self._admitted[watch] = (record.offset, time.monotonic())
                 assignment.buffer.admit_alone(assignment, record)
-        if not watch.wants_alone:
+        if not watch.wants_alone or (later and not watch.urgent):
             self._alone.leave(watch)
 
     def _end_waiting(self, assignment: Assignment, watch: Watch) -> None:
@@ -156,11 +157,9 @@ class Suspects:
         if record is not None:
             watch.take_back(record)
             self._not_before[watch] = now + AGAIN_S
-        elif now - since < ALONE_S:
-            return
-        else:
+        elif now - since >= ALONE_S:
             watch.let_others_go_on()
-        self._alone.leave(watch)
+            self._alone.leave(watch)
 
 
 def past_of(committed: TopicPartition, log_end: int) -> Past:

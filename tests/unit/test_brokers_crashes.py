@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from brokers.assignment import Assignment, Unit
@@ -161,6 +161,7 @@ class Cluster:
 
 
 @settings(max_examples=60, deadline=None)
+@example(3, 19, {(1, 1), (1, 8)}, 1, random.Random(2))
 @given(
     st.integers(1, 3),
     st.integers(1, 40),
@@ -249,8 +250,40 @@ def test_who_had_begun_before_runs_alone() -> None:
     assert watch.alone == 0
     assert watch.plan(20, quiet=True) == []
     watch.ended(0)
+    assert watch.plan(20, quiet=True) == []
+    assert watch.said().begun == ()
+    watch.heard(watch.said())
     watch.plan(20, quiet=True)
     assert len(watch.said().begun) == TOGETHER
+
+
+def test_the_others_begin_once_kafka_has_heard_that_a_suspect_is_done() -> None:
+    """Before that a crash of theirs would be taken for its third."""
+    buffer, alone = ParallelBuffer(Queue("q", TopicSpec("q"), "g")), Alone(3)
+    alone.join(buffer)
+    suspects = Suspects(alone)
+    one = Assignment("q", 0, buffer, AckTracker(0), started=True)
+    one.watch = Watch(Past(crashes={0: 2}), 3)
+    buffer.deliver(one, records(0, 1))
+    for _ in range(3):
+        suspects.step([one])
+        one.watch.heard(said := one.watch.said())
+    assert said.begun == ((0, 2),)
+    suspects.step([one])
+    unit = buffer.take(9, 0)
+    assert unit is not None
+    buffer.finish(unit)
+
+    suspects.step([one])
+    one.watch.heard(said)  # a commit that was on its way
+    suspects.step([one])
+    assert buffer.take(9, 0) is None
+    one.watch.heard(one.watch.said())
+    suspects.step([one])
+    assert not alone.taken
+    follows = buffer.take(9, 0)
+    assert follows is not None
+    assert offsets(list(follows.records)) == [1]
 
 
 def test_an_older_commit_announces_nobody() -> None:
@@ -339,6 +372,9 @@ def test_a_suspect_of_a_paused_queue_does_not_keep_the_others_for_ever(monkeypat
     assert other.take(9, 0) is None
     monkeypatch.setattr("brokers.suspects.QUIET_S", 0.0)
     suspects.step([one, two])
+    assert other.take(9, 0) is None
+    one.watch.heard(one.watch.said())
+    suspects.step([one, two])
     ordinary = other.take(9, 0)
     assert ordinary is not None
     other.finish(ordinary)
@@ -352,6 +388,7 @@ def test_a_suspect_of_a_paused_queue_does_not_keep_the_others_for_ever(monkeypat
     unit = paused.take(9, 0)
     assert unit is not None
     paused.finish(unit)
+    one.watch.heard(one.watch.said())
     suspects.step([one, two])
     assert one.watch.free
     assert not alone.taken

@@ -66,11 +66,30 @@ class Cron:
         back, a time that exists twice counts once.  Schedules with ``*`` for minute or hour go by elapsed time there.
         """
         start = datetime.fromtimestamp(ms // 1000, self._zone)
+        if any(field.startswith("*") for field in self.fields.split()[:2]):
+            return self._by_elapsed_time(ms, start)
         for found in CronSim(self.fields, start):
-            at = int(found.timestamp()) * 1000
+            at = _ms(found)
             if at > ms:  # an hour that comes again is found a second time, and is over
                 return at
         return None
+
+    def _by_elapsed_time(self, ms: int, start: datetime) -> int | None:
+        """Whenever clocks show it: a time that they leave out is none, and one that they repeat is two."""
+        # Of clocks that know no change: with others, cronsim gets lost where they change by half an hour.
+        clock = start.replace(tzinfo=None, fold=0)
+        repeated = abs(_offset(start.replace(fold=0)) - _offset(start.replace(fold=1)))
+        found: list[int] = []
+        for shown in CronSim(self.fields, clock - repeated):
+            found += [at for at in self._moments(shown) if at > ms]
+            if found and shown > clock + repeated:
+                break
+        return min(found, default=None)
+
+    def _moments(self, shown: datetime) -> set[int]:
+        """When clocks show this: once; in the hour that comes again twice, and in the one that is left out never."""
+        moments = [shown.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
+        return {_ms(one) for one in moments if one.astimezone(self._zone).replace(tzinfo=None, fold=0) == shown}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +159,14 @@ def missed(schedule: Schedule, last_ms: int, now_ms: int) -> int | None:
     while at is not None and at <= now_ms:
         latest, at = at, schedule.after(at)
     return latest
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp()) * 1000
+
+
+def _offset(moment: datetime) -> timedelta:
+    return moment.utcoffset() or timedelta(0)
 
 
 def _seconds(value: float | timedelta) -> float:

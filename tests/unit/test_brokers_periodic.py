@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import dramatiq
 import pytest
 from confluent_kafka import KafkaError
+from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -23,7 +24,7 @@ from brokers.roster import LEASE_S, RENEW_S, Declaration, Roster, State, Step
 from brokers.topics import Queue, TopicSpec
 
 
-BERLIN = "Europe/Berlin"
+BERLIN, LORD_HOWE = "Europe/Berlin", "Australia/Lord_Howe"
 HOUR_MS = 3_600_000
 
 
@@ -62,9 +63,51 @@ def test_a_schedule_with_stars_goes_by_elapsed_time() -> None:
     ]
 
 
+def test_a_schedule_with_stars_keeps_to_the_clocks_where_they_change_by_half_an_hour() -> None:
+    """Lord Howe went from 2:00 to 2:30 on 4 October 2026, from +10:30 to +11."""
+    assert times("0 */6 * * *", ms(2026, 10, 3, 7, 30), 4, LORD_HOWE) == [
+        "10-03 13:30",  # midnight
+        "10-03 19:00",  # six o'clock
+        "10-04 01:00",
+        "10-04 07:00",
+    ]
+    assert times("*/20 * * * *", ms(2026, 10, 3, 15, 10), 3, LORD_HOWE) == ["10-03 15:40", "10-03 16:00", "10-03 16:20"]
+
+
+@given(
+    st.sampled_from(["*/20 * * * *", "0 */6 * * *", "45 */1 * * *", "* 1,2 * * *", "*/7 2 * 3,4,10 SUN"]),
+    st.sampled_from(
+        [
+            (BERLIN, ms(2026, 3, 29, 1)),
+            (BERLIN, ms(2026, 10, 25, 1)),
+            (LORD_HOWE, ms(2026, 10, 3, 15, 30)),
+            (LORD_HOWE, ms(2026, 4, 4, 15)),
+            ("America/New_York", ms(2026, 11, 1, 6)),
+        ]
+    ),
+    st.integers(-8 * 3600, 8 * 3600),
+)
+@settings(deadline=None)
+def test_a_schedule_with_stars_is_due_whenever_clocks_show_it(text: str, place: tuple[str, int], seconds: int) -> None:
+    """As is found by looking at them every minute."""
+    tz, change_ms = place
+    start_ms = change_ms + seconds * 1000
+
+    def shown(at_ms: int) -> datetime:
+        return datetime.fromtimestamp(at_ms // 1000, ZoneInfo(tz)).replace(tzinfo=None, fold=0)
+
+    minutes = range(start_ms // 60_000 * 60_000 + 60_000, start_ms + 9 * HOUR_MS, 60_000)
+    looks = [at for at in minutes if next(CronSim(text, shown(at) - timedelta(seconds=1))) == shown(at)]
+    found, at = [], cron(text, tz=tz).after(start_ms)
+    while at is not None and at < start_ms + 9 * HOUR_MS:
+        found.append(at)
+        at = cron(text, tz=tz).after(at)
+    assert found == looks
+
+
 @given(
     st.sampled_from(["30 2 * * *", "*/20 * * * *", "0 */6 * * *", "15 1-4 * * *", "0 3 29 2 *", "59 23 L * *"]),
-    st.sampled_from(["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]),
+    st.sampled_from(["UTC", BERLIN, "America/New_York", LORD_HOWE, "Asia/Kathmandu"]),
     st.integers(ms(2024, 1, 1), ms(2028, 1, 1)),
 )
 @settings(max_examples=100, deadline=None)

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from click.testing import CliRunner
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+import cli
 from replica.driver import connect
 from settings import Settings, environment_names
 from tasks.app import App
@@ -19,6 +21,7 @@ from tests.support import empty, unique, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from click.testing import Result
     from confluent_kafka import Message
 
     from tests.conftest import Neo4jServer
@@ -51,6 +54,14 @@ class Replicas:
             "NEO4J_PASS": server.password,
             **self.environment,
         }
+
+    def name(self, number: int) -> str:
+        """As it is registered."""
+        return self.env(number)["GROUP_ID"]
+
+    def neo4j_kafka(self, *arguments: str) -> Result:
+        """The command line of a person next to replica 1, who has no local stack."""
+        return CliRunner().invoke(cli.main, [*arguments, "--state-dir", str(self.logs)], env=self.env(1))
 
     def app(self, number: int = 1) -> App:
         values: dict[str, Any] = self.env(number)

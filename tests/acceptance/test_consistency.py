@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import pytest
 from dramatiq.errors import BrokerError
 
 from tasks.errors import QueryFailed, StaleRead, WaitTimeout
+from tests.acceptance.busy import Busy, finished
 from tests.histories import Audit, Operation, Read, Write, save, violations
 from tests.replicas import Replicas, replicas_of
 from tests.support import wait_until
@@ -59,42 +59,32 @@ class Apart(Replicas):
         self.start(number, "--queues", "request" if number > 10 else "command")
 
 
-class Caller(threading.Thread):
+class Caller(Busy):
     """Writes and reads at random, one after the other, and notes it down."""
 
     def __init__(self, number: int, app: App, values: Iterator[int], until: float) -> None:
-        super().__init__(name=f"caller-{number}")
+        super().__init__(f"caller-{number}", until)
         self.number = number
         self.history: list[Operation] = []
-        self.told: Counter[str] = Counter()
-        self.failure: BaseException | None = None
         self._app = app
         self._values = values
-        self._until = until
         self._random = random.Random(number)
         self._sessions = 0
         self._session: tuple[str, Session] = ("", app.session())
         self._last: int | None = None
 
-    def run(self) -> None:
-        """Until the time is up."""
-        try:
-            while time.monotonic() < self._until:
-                self._step()
-                time.sleep(self._random.random() * 0.02)
-        except BaseException as exc:  # noqa: BLE001 - told by whoever joins
-            self.failure = exc
-
-    def _step(self) -> None:
+    def step(self) -> None:
+        """One operation, now and then in a new session."""
         if self._random.random() < 0.02 or not self._session[0]:
             self._sessions += 1
             self._session = f"{self.number}.{self._sessions}", self._app.session()
         work = self._random.choices((self._write, self._transfer, self._read, self._audit), (3, 2, 5, 2))[0]
         try:
             work()
-            self.told[work.__name__] += 1
+            self.done[work.__name__] += 1
         except EXCUSED as exc:
-            self.told[type(exc).__name__] += 1
+            self.done[type(exc).__name__] += 1
+        time.sleep(self._random.random() * 0.02)
 
     def _write(self) -> None:
         key, value, began = self._random.randrange(KEYS), next(self._values), time.monotonic()
@@ -147,30 +137,23 @@ class Caller(threading.Thread):
         self.history.append(Audit(self.number, balances, began, time.monotonic(), level, rows.position))
 
 
-class Trouble(threading.Thread):
+class Trouble(Busy):
     """Stops, kills and starts workers and databases, one after the other, until the time is up; then all run again."""
 
     def __init__(self, replicas: Apart, stack: Stack | None, until: float) -> None:
-        super().__init__(name="trouble")
-        self.done: Counter[str] = Counter()
-        self.failure: BaseException | None = None
+        super().__init__("trouble", until)
         self._replicas = replicas
         self._stack = stack
-        self._until = until
         self._random = random.Random(7)
 
-    def run(self) -> None:
-        """As it says."""
-        try:
-            while time.monotonic() < self._until:
-                time.sleep(self._random.uniform(0.5, 2.5))
-                number = self._random.choice((1, 2, 3, 11, 12, 13))
-                kinds = [self._stand_still, self._kill, *([self._kill_database] if self._stack else [])]
-                trouble = self._random.choices(kinds, (6, 3, 1)[: len(kinds)])[0]
-                trouble(number)
-                self.done[trouble.__name__] += 1
-        except BaseException as exc:  # noqa: BLE001 - told by whoever joins
-            self.failure = exc
+    def step(self) -> None:
+        """One of them, of one worker or its database."""
+        time.sleep(self._random.uniform(0.5, 2.5))
+        number = self._random.choice((1, 2, 3, 11, 12, 13))
+        kinds = [self._stand_still, self._kill, *([self._kill_database] if self._stack else [])]
+        trouble = self._random.choices(kinds, (6, 3, 1)[: len(kinds)])[0]
+        trouble(number)
+        self.done[trouble.__name__] += 1
 
     def _stand_still(self, number: int) -> None:
         os.killpg(self._replicas.workers[number].pid, signal.SIGSTOP)
@@ -226,20 +209,15 @@ def test_no_read_is_older_than_promised(
         values, until = iter(range(1, 10**9)), time.monotonic() + SECONDS
         callers = [Caller(number, app, values, until) for number in range(CALLERS)]
         trouble = Trouble(replicas, stack, until - min(SECONDS / 4, 20))
-        threads: tuple[Caller | Trouble, ...] = (*callers, trouble)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        finished([*callers, trouble])
         history = [one for caller in callers for one in caller.history]
         save(history, Path(os.environ.get("TEST_CONSISTENCY_HISTORY", tmp_path / "history.jsonl")))
         app.run_command.send("MERGE (:End)").wait(applied="all", timeout=90)
         found = violations(history, log_of(replicas), ACCOUNTS * EACH)
 
-    told = sum((caller.told for caller in callers), Counter[str]())
+    told = sum((caller.done for caller in callers), Counter[str]())
     text = f"{len(history)} operations: {dict(told)}; trouble: {dict(trouble.done)}; violations: {len(found)}\n"
     sys.stdout.write(text)
-    assert [thread.failure for thread in threads if thread.failure] == []
     assert found == []
     assert told["_read"] > SECONDS, "too few reads to mean anything"
     assert told["_audit"] > SECONDS / 5

@@ -22,6 +22,7 @@ from replica.checksum import checksum
 from replica.driver import connect
 from tasks import outcomes
 from tasks.checkpoints import disagreements
+from tests.acceptance.busy import finished
 from tests.acceptance.trouble import SEED, SENDERS, CommandLine, Senders, Trouble, environment
 from tests.conftest import Neo4jServer
 from tests.replicas import ROOT, Replicas, replicas_of
@@ -160,11 +161,7 @@ def run(replicas: Replicas, stack: Stack, folder: Path) -> tuple[Sequence[Journa
     for number in SENDERS:
         senders.start(number)
     try:
-        for thread in (line, trouble):
-            thread.start()
-        for thread in (trouble, line):
-            thread.join()
-        assert [thread.failure for thread in (line, trouble) if thread.failure] == []
+        finished([line, trouble])
     finally:
         senders.stop()
     return (*senders.journals.values(), line.journal), trouble.done

@@ -8,9 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from neo4j.exceptions import DriverError, Neo4jError
 
 from settings import environment_names
+from tests.acceptance.busy import Busy
 from tests.replicas import ROOT, value
 from tests.workload import Intent, draw
 
@@ -112,30 +111,20 @@ class Senders:
             self.kill(number)
 
 
-class CommandLine(threading.Thread):
+class CommandLine(Busy):
     """Sends files, one after the other, by the command line, which may be killed meanwhile."""
 
     def __init__(self, replicas: Replicas, folder: Path, until: float) -> None:
-        super().__init__(name="command line")
+        super().__init__("command line", until)
         self.journal = Journal(folder / "command-line.jsonl")
         self.process: subprocess.Popen[bytes] | None = None
-        self.failure: BaseException | None = None
-        self.told: Counter[int] = Counter()
         self._replicas = replicas
         self._file = folder / "commands.jsonl"
-        self._until = until
         self._random = random.Random(f"{SEED} command line")
         self._count = 0
 
-    def run(self) -> None:
-        """Until the time is up."""
-        try:
-            while time.monotonic() < self._until:
-                self._send()
-        except BaseException as exc:  # noqa: BLE001 - told by whoever joins
-            self.failure = exc
-
-    def _send(self) -> None:
+    def step(self) -> None:
+        """One file."""
         intents = [
             one for one in (self._draw() for _ in range(80)) if one.kind not in {"foreign", "transfer", "pieces"}
         ]
@@ -152,7 +141,7 @@ class CommandLine(threading.Thread):
             )
         code = self.process.wait()
         time.sleep(self._random.uniform(0, 3))
-        self.told[code] += 1
+        self.done[f"exit code {code}"] += 1
         if code == 0:
             self.journal.note({"confirmed": {one.uid: None for one in intents}})
         assert code in {0, 1, -signal.SIGKILL}, (self._file.parent / "command-line.log").read_text()
@@ -167,46 +156,41 @@ class CommandLine(threading.Thread):
         return {"command": text, "params": parameters, **options}
 
 
-class Trouble(threading.Thread):
+class Trouble(Busy):
     """Kills one process after the other, and starts each again, until the time is up; then everything runs."""
 
     def __init__(self, replicas: Replicas, stack: Stack, senders: Senders, line: CommandLine, until: float) -> None:
-        super().__init__(name="trouble")
-        self.done: Counter[str] = Counter()
-        self.failure: BaseException | None = None
+        super().__init__("trouble", until)
         self._replicas = replicas
         self._stack = stack
         self._senders = senders
         self._line = line
-        self._until = until
         self._random = random.Random(SEED)
+        self._pool = ThreadPoolExecutor()
         self._starting: dict[str, Future[None]] = {}
         self._reached: dict[str, tuple[int, ...]] = {}
 
-    def run(self) -> None:
-        """As it says."""
-        try:
-            with ThreadPoolExecutor() as pool:
-                while time.monotonic() < self._until:
-                    time.sleep(self._random.uniform(0.2, PAUSE_S))
-                    kind = self._random.choices(list(KILLS), list(KILLS.values()))[0]
-                    self.done[kind] += self._kill(kind, pool)
-                for start in self._starting.values():
-                    start.result()
-        except BaseException as exc:  # noqa: BLE001 - told by whoever joins
-            self.failure = exc
+    def step(self) -> None:
+        """One kill, of what is there to be killed."""
+        time.sleep(self._random.uniform(0.2, PAUSE_S))
+        kind = self._random.choices(list(KILLS), list(KILLS.values()))[0]
+        self.done[kind] += self._kill(kind)
 
-    def _kill(self, kind: str, pool: ThreadPoolExecutor) -> bool:
+    def end(self) -> None:
+        """All of them run again."""
+        with self._pool:
+            for start in self._starting.values():
+                start.result()
+
+    def _kill(self, kind: str) -> bool:
         """Whether there was one to kill."""
         number = self._random.randint(1, 3)
         if kind == "worker":
             name = f"worker-{number}"
-            return self._moved(name, number) and self._again(
-                name, pool, self._replicas.kill, self._replicas.start, number
-            )
+            return self._moved(name, number) and self._again(name, self._replicas.kill, self._replicas.start, number)
         if kind == "sender":
             sender = self._random.choice(SENDERS)
-            return self._again(f"sender-{sender}", pool, self._senders.kill, self._senders.start, sender)
+            return self._again(f"sender-{sender}", self._senders.kill, self._senders.start, sender)
         if kind == "command line":
             process = self._line.process
             if alive := process is not None and process.poll() is None:
@@ -214,7 +198,7 @@ class Trouble(threading.Thread):
             return alive
         name = "kafka" if kind == "kafka" else self._replicas.servers[number - 1].name
         concerned = (1, 2, 3) if kind == "kafka" else (number,)
-        return self._moved(name, *concerned) and self._again(name, pool, self._kill_server, self._stack.start, name)
+        return self._moved(name, *concerned) and self._again(name, self._kill_server, self._stack.start, name)
 
     def _moved(self, name: str, *numbers: int) -> bool:
         """Whether the replicas have applied something since *name* was killed: else kills are all that there is."""
@@ -228,9 +212,7 @@ class Trouble(threading.Thread):
         self._reached[name] = found
         return True
 
-    def _again(
-        self, name: str, pool: ThreadPoolExecutor, kill: Callable[[Any], None], start: Callable[[Any], None], which: Any
-    ) -> bool:
+    def _again(self, name: str, kill: Callable[[Any], None], start: Callable[[Any], None], which: Any) -> bool:
         """Kill it, unless it is down, and start it again after a while; others may be killed meanwhile."""
         former = self._starting.get(name)
         if former is not None:
@@ -244,7 +226,7 @@ class Trouble(threading.Thread):
             time.sleep(pause)
             start(which)
 
-        self._starting[name] = pool.submit(later)
+        self._starting[name] = self._pool.submit(later)
         return True
 
     def _kill_server(self, name: str) -> None:

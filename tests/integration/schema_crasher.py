@@ -6,11 +6,8 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import signal
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from replica.apply import Applier
 from replica.driver import connect
@@ -18,45 +15,30 @@ from replica.marker import Key
 from replica.pieces import Pieces
 from replica.schema import SchemaChange
 from replica.statement import Command, Statement
+from tests.integration.dying import Place, after, before
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-#: Where it may die: a method of the applier's, before or after it runs.
-POINTS: Final[dict[str, tuple[type, str, bool]]] = {
-    "the intent is written and not committed": (Key, "move", True),
-    "the intent is committed": (SchemaChange, "intend", True),
-    "the change is made and its index not awaited": (SchemaChange, "_await_online", False),
-    "the change is made and the position not moved": (SchemaChange, "change", True),
-    "the position is committed": (SchemaChange, "settle", True),
+#: Where it may die.
+POINTS: Final[dict[str, Place]] = {
+    "the intent is written and not committed": after(Key, "move"),
+    "the intent is committed": after(SchemaChange, "intend"),
+    "the change is made and its index not awaited": before(SchemaChange, "_await_online"),
+    "the change is made and the position not moved": after(SchemaChange, "change"),
+    "the position is committed": after(SchemaChange, "settle"),
 }
 #: The same for what commits in transactions of its own.
-PIECES: Final[dict[str, tuple[type, str, bool]]] = {
-    "the intent of it is committed": (Pieces, "intend", True),
-    "all of it is committed and the position not moved": (Pieces, "change", True),
+PIECES: Final[dict[str, Place]] = {
+    "the intent of it is committed": after(Pieces, "intend"),
+    "all of it is committed and the position not moved": after(Pieces, "change"),
 }
-
-
-def dying(method: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
-    """Before *method* runs, or *after* it, SIGKILL."""
-
-    @functools.wraps(method)
-    def die(*args: Any, **kwargs: Any) -> None:
-        if after:
-            method(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    return die
 
 
 def main(uri: str, user: str, password: str, offset: str, point: str, text: str) -> None:
     """Never returns, unless the command does not come to *point*."""
-    owner, name, after = (POINTS | PIECES)[point]
     with connect(uri, user, password) as driver:
         applier = Applier(driver, database="neo4j", topic="command", topic_id="id")
         applier.recover(0)
-        setattr(owner, name, dying(getattr(owner, name), after=after))
+        (POINTS | PIECES)[point].die_here()
         applier.apply([Command(int(offset), (Statement(text, idempotent="IN TRANSACTIONS" in text),))])
 
 

@@ -6,35 +6,34 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+from typing import Final
 
 import cli
 from ops.seeding import _Seeding
 from replica import emptying
 from replica.snapshot_restore import _Restore
-from tests.integration.schema_crasher import dying
+from tests.integration.dying import Place, after, before
 
 
-#: Where it may die: a method or function, before or after it runs.
-POINTS: Final[dict[str, tuple[Any, str, bool]]] = {
-    "nothing is decided": (_Seeding, "quarantine", False),
-    "it is quarantined": (_Seeding, "quarantine", True),
-    "the database is claimed": (emptying, "claim", True),
-    "the nodes are gone and the schema is not": (emptying, "drop_schema", False),
-    "the database is empty": (emptying, "empty", True),
-    "the snapshot is half restored": (_Restore, "_settle", False),
-    "the graph is what it begins with": (_Seeding, "_restore", True),
-    "it catches up": (_Seeding, "_catch_up", False),
-    "it has caught up": (_Seeding, "_catch_up", True),
-    "it is verified": (_Seeding, "_verify", True),
-    "its quarantine has ended": (_Seeding, "seed", True),
+#: Where it may die.
+POINTS: Final[dict[str, Place]] = {
+    "nothing is decided": before(_Seeding, "quarantine"),
+    "it is quarantined": after(_Seeding, "quarantine"),
+    "the database is claimed": after(emptying, "claim"),
+    "the nodes are gone and the schema is not": before(emptying, "drop_schema"),
+    "the database is empty": after(emptying, "empty"),
+    "the snapshot is half restored": before(_Restore, "_settle"),
+    "the graph is what it begins with": after(_Seeding, "_restore"),
+    "it catches up": before(_Seeding, "_catch_up"),
+    "it has caught up": after(_Seeding, "_catch_up"),
+    "it is verified": after(_Seeding, "_verify"),
+    "its quarantine has ended": after(_Seeding, "seed"),
 }
 
 
 def main(point: str, *arguments: str) -> None:
     """Never returns, unless the command does not come to *point*."""
-    owner, name, after = POINTS[point]
-    setattr(owner, name, dying(getattr(owner, name), after=after))
+    POINTS[point].die_here()
     cli.main(list(arguments))
 
 

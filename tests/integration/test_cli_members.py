@@ -6,17 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner
 
-import cli
 from tests.replicas import Replicas, replicas_of, value, wait_for_value
 from tests.support import wait_until
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from click.testing import Result
 
     from tests.conftest import Neo4jServer
 
@@ -33,31 +29,20 @@ def replicas(
         yield found
 
 
-def run(replicas: Replicas, *arguments: str) -> Result:
-    """``neo4j-kafka replica ...`` as a person next to replica 1."""
-    nowhere = ("--state-dir", str(replicas.logs))
-    return CliRunner().invoke(cli.main, ["replica", *arguments, *nowhere], env=replicas.env(1))
-
-
 def rows(replicas: Replicas) -> dict[str, dict[str, Any]]:
     """What ``replica list`` tells, by the end of each replica's name."""
-    result = run(replicas, "list", "--json")
+    result = replicas.neo4j_kafka("replica", "list", "--json")
     assert result.exit_code == 0, result.output
     return {row["name"].removeprefix(replicas.prefix): row for row in json.loads(result.stdout)["replicas"]}
 
 
-def name(replicas: Replicas, number: int) -> str:
-    """As it is registered."""
-    return replicas.env(number)["GROUP_ID"]
-
-
 def test_a_paused_replica_stands_still_over_a_restart_of_its_worker(replicas: Replicas) -> None:
     """It says why, the other one goes on, and at resume it takes up where it stopped."""
-    app, second = replicas.app(), name(replicas, 2)
+    app, second = replicas.app(), replicas.name(2)
     assert {row["state"] for row in rows(replicas).values()} == {"applying"}
     assert all(row["version"] and row["worker"] and not row["differs"] for row in rows(replicas).values())
 
-    assert run(replicas, "pause", second, "--reason", "a disk is changed").exit_code == 0
+    assert replicas.neo4j_kafka("replica", "pause", second, "--reason", "a disk is changed").exit_code == 0
     app.run_command.send("CREATE (:N)").wait(applied=1, timeout=30)
     replicas.kill(2)
     replicas.start(2)
@@ -72,22 +57,23 @@ def test_a_paused_replica_stands_still_over_a_restart_of_its_worker(replicas: Re
     assert row["stands"]
     assert value(replicas.servers[1], COUNT) == 1
 
-    assert json.loads(run(replicas, "resume", second, "--json").stdout) == {"replica": second, "was_paused": True}
+    resumed = replicas.neo4j_kafka("replica", "resume", second, "--json")
+    assert json.loads(resumed.stdout) == {"replica": second, "was_paused": True}
     wait_for_value(replicas.servers[1], COUNT, 3)
 
 
 def test_nobody_waits_for_a_replica_that_was_removed(replicas: Replicas) -> None:
     """It cannot be removed while its worker runs; its pause and its consumer group go with it."""
-    app, second = replicas.app(), name(replicas, 2)
-    refused = run(replicas, "remove", second)
+    app, second = replicas.app(), replicas.name(2)
+    refused = replicas.neo4j_kafka("replica", "remove", second)
     assert (refused.exit_code, "has a worker" in refused.stderr) == (4, True)
-    run(replicas, "pause", second, "--reason", "it goes")
+    replicas.neo4j_kafka("replica", "pause", second, "--reason", "it goes")
     replicas.stop(2)
 
-    result = run(replicas, "remove", second, "--json")
+    result = replicas.neo4j_kafka("replica", "remove", second, "--json")
 
     assert (result.exit_code, json.loads(result.stdout)) == (0, {"removed": second, "left": []})
     app.run_command.send("CREATE (:N)").wait(applied="all", timeout=30)
     assert rows(replicas).keys() == {"replica-1"}
     assert app.decisions.look() == ()
-    assert run(replicas, "pause", second, "--reason", "gone").exit_code == 2
+    assert replicas.neo4j_kafka("replica", "pause", second, "--reason", "gone").exit_code == 2

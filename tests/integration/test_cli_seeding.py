@@ -6,9 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
 
-import cli
 from replica.driver import connect
 from tests.replicas import Replicas, replicas_of, value
 from tests.support import wait_until
@@ -16,8 +14,6 @@ from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from click.testing import Result
 
     from tests.conftest import Neo4jServer
 
@@ -39,32 +35,21 @@ def replicas(
         yield found
 
 
-def run(replicas: Replicas, *arguments: str) -> Result:
-    """``neo4j-kafka replica ...`` as a person next to replica 1."""
-    nowhere = ("--state-dir", str(replicas.logs))
-    return CliRunner().invoke(cli.main, ["replica", *arguments, *nowhere], env=replicas.env(1))
-
-
-def name(replicas: Replicas, number: int) -> str:
-    """As it is registered."""
-    return replicas.env(number)["GROUP_ID"]
-
-
 def state(replicas: Replicas, number: int) -> str:
     """As ``replica list`` tells it."""
-    rows = json.loads(run(replicas, "list", "--json").stdout)["replicas"]
-    return next((row["state"] for row in rows if row["name"] == name(replicas, number)), "unknown")
+    rows = json.loads(replicas.neo4j_kafka("replica", "list", "--json").stdout)["replicas"]
+    return next((row["state"] for row in rows if row["name"] == replicas.name(number)), "unknown")
 
 
 def test_an_empty_database_becomes_a_replica(replicas: Replicas) -> None:
     """From the log's start; it equals the first one, is registered, and its own worker goes on from there."""
-    second = name(replicas, 2)
+    second = replicas.name(2)
 
-    result = run(replicas, "add", "--neo4j-uri", replicas.servers[1].uri, "--name", second, "--json")
+    result = replicas.neo4j_kafka("replica", "add", "--neo4j-uri", replicas.servers[1].uri, "--name", second, "--json")
 
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert (told["replica"], told["position"], told["equals"]) == (second, 21, [name(replicas, 1)])
+    assert (told["replica"], told["position"], told["equals"]) == (second, 21, [replicas.name(1)])
     assert f"GROUP_ID={second}" in told["worker"]
     assert value(replicas.servers[1], COUNT) == value(replicas.servers[0], COUNT) == 20
     assert state(replicas, 2) == "away"
@@ -79,13 +64,13 @@ def test_what_cannot_become_a_replica_is_refused_and_left_alone(replicas: Replic
         driver.execute_query("CREATE (:Mine)")
 
     refusals = {
-        "is a replica already": ("--neo4j-uri", third.uri, "--name", name(replicas, 1)),
+        "is a replica already": ("--neo4j-uri", third.uri, "--name", replicas.name(1)),
         "is that of": ("--neo4j-uri", replicas.servers[0].uri, "--name", "another"),
         "is not empty": ("--neo4j-uri", third.uri, "--name", "another"),
         "cannot be used": ("--neo4j-uri", "bolt://127.0.0.1:1", "--name", "another"),
     }
     for says, arguments in refusals.items():
-        result = run(replicas, "add", *arguments)
+        result = replicas.neo4j_kafka("replica", "add", *arguments)
         assert (result.exit_code, says in result.stderr) == (4, True), result.output
 
     assert value(third, "MATCH (m:Mine) RETURN count(m)") == 1
@@ -94,8 +79,8 @@ def test_what_cannot_become_a_replica_is_refused_and_left_alone(replicas: Replic
 
 def test_a_wrong_replica_is_quarantined_and_made_anew(replicas: Replicas) -> None:
     """Its worker runs all the time: it stands still, and applies again when its graph is the others'."""
-    second, server = name(replicas, 2), replicas.servers[1]
-    assert run(replicas, "quarantine", second, "--reason", "somebody wrote into it").exit_code == 0
+    second, server = replicas.name(2), replicas.servers[1]
+    assert replicas.neo4j_kafka("replica", "quarantine", second, "--reason", "somebody wrote into it").exit_code == 0
     with connect(server.uri, server.user, server.password) as driver:
         driver.execute_query("MATCH (n:N {id: 5}) DETACH DELETE n CREATE (:Foreign)")
         driver.execute_query("CREATE INDEX foreign FOR (n:Foreign) ON (n.x)")
@@ -103,10 +88,10 @@ def test_a_wrong_replica_is_quarantined_and_made_anew(replicas: Replicas) -> Non
     assert state(replicas, 2) == "quarantined"
     assert value(server, "MATCH (n:N {id: 101}) RETURN count(n)") == 0
 
-    result = run(replicas, "repair", second, "--yes", "--json")
+    result = replicas.neo4j_kafka("replica", "repair", second, "--yes", "--json")
 
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["equals"] == [name(replicas, 1)]
+    assert json.loads(result.stdout)["equals"] == [replicas.name(1)]
     assert state(replicas, 2) == "applying"
     assert value(server, "MATCH (n:Foreign) RETURN count(n)") == 0
     replicas.app().run_command.send("CREATE (:N {id: 102})").wait(applied="all", timeout=60)
@@ -116,13 +101,13 @@ def test_a_wrong_replica_is_quarantined_and_made_anew(replicas: Replicas) -> Non
 
 def test_a_wrong_replica_is_made_anew_though_nobody_writes(replicas: Replicas) -> None:
     """Its worker has no command that would make it look at the graph that was put in place of its own."""
-    second, server = name(replicas, 2), replicas.servers[1]
+    second, server = replicas.name(2), replicas.servers[1]
     with connect(server.uri, server.user, server.password) as driver:
         driver.execute_query("MATCH (n:N {id: 6}) DETACH DELETE n")
 
-    result = run(replicas, "repair", second, "--yes", "--json")
+    result = replicas.neo4j_kafka("replica", "repair", second, "--yes", "--json")
 
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["equals"] == [name(replicas, 1)]
+    assert json.loads(result.stdout)["equals"] == [replicas.name(1)]
     assert value(server, COUNT) == value(replicas.servers[0], COUNT)
     replicas.app().run_command.send("CREATE (:N {id: 103})").wait(applied="all", timeout=60)

@@ -12,9 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
 
-import cli
 from replica.checksum import checksum
 from replica.driver import connect
 from settings import environment_names
@@ -50,8 +48,8 @@ def replicas(
         found.start(1)
         fill(found, 0)
         if store:
-            assert neo4j_kafka(found, "snapshot", "create").exit_code == 0
-            cut = neo4j_kafka(found, "log", "truncate", "--json")
+            assert found.neo4j_kafka("snapshot", "create").exit_code == 0
+            cut = found.neo4j_kafka("log", "truncate", "--json")
             assert (cut.exit_code, json.loads(cut.stdout)["done"]) == (0, True), cut.output
             fill(found, 100)
         yield found
@@ -66,21 +64,12 @@ def fill(replicas: Replicas, first: int) -> None:
     receipts[-1].wait(applied=1, timeout=60)
 
 
-def neo4j_kafka(replicas: Replicas, *arguments: str) -> Result:
-    """A command, beside replica 1."""
-    return CliRunner().invoke(cli.main, [*arguments, *nowhere(replicas)], env=replicas.env(1))
-
-
-def nowhere(replicas: Replicas) -> tuple[str, str]:
-    """No local stack."""
-    return "--state-dir", str(replicas.logs)
-
-
 def killed(replicas: Replicas, point: str, *arguments: str) -> None:
     """The same command in a process that dies there."""
     clean = {name: value for name, value in os.environ.items() if name not in environment_names()}
+    nowhere = ("--state-dir", str(replicas.logs))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.seeding_crasher", point, *arguments, *nowhere(replicas)],
+        [sys.executable, "-m", "tests.integration.seeding_crasher", point, *arguments, *nowhere],
         cwd=ROOT,
         env=clean | replicas.env(1),
         capture_output=True,
@@ -93,24 +82,19 @@ def killed(replicas: Replicas, point: str, *arguments: str) -> None:
 
 def again(replicas: Replicas, *arguments: str) -> Result:
     """The command once more; where it says which one to give instead, that one, word for word."""
-    result = neo4j_kafka(replicas, *arguments)
+    result = replicas.neo4j_kafka(*arguments)
     if result.exit_code == 0:
         return result
     assert result.exit_code == 4, result.output
     said = re.search(r"`(replica repair [^`]+)`", result.stderr.replace("\n", " "))
     assert said is not None, result.stderr
-    return neo4j_kafka(replicas, *shlex.split(said[1]), "--yes")
-
-
-def name(replicas: Replicas) -> str:
-    """Of the second replica."""
-    return replicas.env(2)["GROUP_ID"]
+    return replicas.neo4j_kafka(*shlex.split(said[1]), "--yes")
 
 
 def state(replicas: Replicas) -> str:
     """Of the second replica, as ``replica list`` tells it."""
-    rows = json.loads(neo4j_kafka(replicas, "replica", "list", "--json").stdout)["replicas"]
-    return next((row["state"] for row in rows if row["name"] == name(replicas)), "unknown")
+    rows = json.loads(replicas.neo4j_kafka("replica", "list", "--json").stdout)["replicas"]
+    return next((row["state"] for row in rows if row["name"] == replicas.name(2)), "unknown")
 
 
 def require_a_good_replica(replicas: Replicas) -> None:
@@ -135,13 +119,13 @@ def test_an_add_that_is_killed_can_be_begun_again(replicas: Replicas, point: str
     """Until its end the database answers nobody; a worker that is started too early waits."""
     if point in IN_RESTORE and "SNAPSHOT_STORE" not in replicas.environment:
         pytest.skip("there is nothing to restore")
-    arguments = ("replica", "add", "--neo4j-uri", replicas.servers[1].uri, "--name", name(replicas))
+    arguments = ("replica", "add", "--neo4j-uri", replicas.servers[1].uri, "--name", replicas.name(2))
     killed(replicas, point, *arguments)
     assert state(replicas) in {"unknown", "quarantined" if point not in HARMLESS else "away"}
     fill(replicas, 200)
 
     if point == "its quarantine has ended":
-        assert "is a replica already" in neo4j_kafka(replicas, *arguments).stderr
+        assert "is a replica already" in replicas.neo4j_kafka(*arguments).stderr
     else:
         assert again(replicas, *arguments).exit_code == 0
     replicas.start(2)
@@ -154,7 +138,7 @@ def test_a_repair_that_is_killed_can_be_begun_again(replicas: Replicas, point: s
     """Beside a worker that runs all the time; what was wrong before is right afterwards."""
     if point in IN_RESTORE and "SNAPSHOT_STORE" not in replicas.environment:
         pytest.skip("there is nothing to restore")
-    added = neo4j_kafka(replicas, "replica", "add", "--neo4j-uri", replicas.servers[1].uri, "--name", name(replicas))
+    added = replicas.neo4j_kafka("replica", "add", "--neo4j-uri", replicas.servers[1].uri, "--name", replicas.name(2))
     assert added.exit_code == 0, added.output
     replicas.start(2)
     replicas.app().run_command.send("MERGE (n:N {id: 999})").wait(applied="all", timeout=60)
@@ -162,12 +146,12 @@ def test_a_repair_that_is_killed_can_be_begun_again(replicas: Replicas, point: s
         driver.execute_query("MATCH (n:N {id: 5}) DETACH DELETE n CREATE (:Foreign)")
         driver.execute_query("CREATE INDEX foreign FOR (n:Foreign) ON (n.x)")
 
-    killed(replicas, point, "replica", "repair", name(replicas), "--yes")
+    killed(replicas, point, "replica", "repair", replicas.name(2), "--yes")
     expected = "applying" if point in HARMLESS else "quarantined"
     wait_until(lambda: state(replicas) == expected, 30, f"the replica to be {expected}")
     fill(replicas, 200)
     if point != "its quarantine has ended":
-        result = again(replicas, "replica", "repair", name(replicas), "--yes")
+        result = again(replicas, "replica", "repair", replicas.name(2), "--yes")
         assert result.exit_code == 0, result.output
 
     require_a_good_replica(replicas)
@@ -182,18 +166,18 @@ def test_a_log_without_its_start_and_a_store_without_a_snapshot_is_told(
     with replicas_of(kafka, neo4j_servers[:2], tmp_path, started=False, SNAPSHOT_STORE=store) as replicas:
         replicas.start(1)
         fill(replicas, 0)
-        taken = json.loads(neo4j_kafka(replicas, "snapshot", "create", "--json").stdout)
-        assert neo4j_kafka(replicas, "log", "truncate").exit_code == 0
+        taken = json.loads(replicas.neo4j_kafka("snapshot", "create", "--json").stdout)
+        assert replicas.neo4j_kafka("log", "truncate").exit_code == 0
         [mark] = (tmp_path / "snapshots").glob("*.verified")
         mark.unlink()
-        arguments = ("replica", "add", "--neo4j-uri", replicas.servers[1].uri, "--name", name(replicas))
+        arguments = ("replica", "add", "--neo4j-uri", replicas.servers[1].uri, "--name", replicas.name(2))
 
-        refused = neo4j_kafka(replicas, *arguments)
+        refused = replicas.neo4j_kafka(*arguments)
         assert refused.exit_code == 4
         assert f"the log begins at command {taken['offset'] + 1}" in refused.stderr
         assert "`snapshot create`" in refused.stderr
 
-        assert neo4j_kafka(replicas, "snapshot", "create").exit_code == 0
+        assert replicas.neo4j_kafka("snapshot", "create").exit_code == 0
         assert again(replicas, *arguments).exit_code == 0
         replicas.start(2)
         require_a_good_replica(replicas)

@@ -18,10 +18,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient
 
-import cli
 from replica.apply import Applier
 from replica.digest import INTERVAL
 from replica.driver import connect
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from click.testing import Result
     from neo4j import Driver
 
     from ops.stack import Stack
@@ -184,9 +181,9 @@ def test_a_backup_that_is_older_than_the_log_is_told_from_others(
     with files_of(ours, server.name) as data:
         shutil.copytree(data, tmp_path / "backup")
     passed(replicas, create(replicas, 20))
-    taken = json.loads(neo4j_kafka(replicas, "snapshot", "create", *store, "--json").stdout)
+    taken = json.loads(replicas.neo4j_kafka("snapshot", "create", *store, "--json").stdout)
     passed(replicas, create(replicas, 5))
-    assert neo4j_kafka(replicas, "log", "truncate", *store).exit_code == 0
+    assert replicas.neo4j_kafka("log", "truncate", *store).exit_code == 0
 
     replicas.stop(3)
     with files_of(ours, server.name) as data:
@@ -197,15 +194,10 @@ def test_a_backup_that_is_older_than_the_log_is_told_from_others(
     row = wait_until(lambda: state_of(replicas, 3, "held"), 60, "the replica to stand")
     assert row is not None
     assert f"the log of {replicas.prefix}command begins at {taken['offset'] + 1}" in row["why"]
-    repaired = neo4j_kafka(replicas, "replica", "repair", names(replicas)[2], "--yes", *store)
+    repaired = replicas.neo4j_kafka("replica", "repair", names(replicas)[2], "--yes", *store)
     assert repaired.exit_code == 0, repaired.output
     assert value(server, "MATCH (n:N) RETURN count(n)") == 25
     assert verify(replicas)[1]["verdict"] == "same"
-
-
-def neo4j_kafka(replicas: Replicas, *arguments: str) -> Result:
-    """A command, beside replica 1."""
-    return CliRunner().invoke(cli.main, [*arguments, "--state-dir", str(replicas.logs)], env=replicas.env(1))
 
 
 def test_a_command_that_fails_on_one_replica_only_is_found(replicas: Replicas) -> None:
@@ -258,7 +250,7 @@ def test_values_that_were_swapped_are_found_on_schedule(
 
 def state_of(replicas: Replicas, number: int, state: str) -> dict[str, Any] | None:
     """The row of ``replica list`` once the replica is in that *state*."""
-    result = neo4j_kafka(replicas, "replica", "list", "--json")
+    result = replicas.neo4j_kafka("replica", "list", "--json")
     rows = {row["name"]: row for row in json.loads(result.stdout)["replicas"]}
     row: dict[str, Any] = rows[names(replicas)[number - 1]]
     return row if row["state"] == state else None
@@ -305,7 +297,7 @@ def test_a_worker_whose_clock_is_wrong_makes_its_replica_not_differ(replicas: Re
     """It applies what the sender's clock said, takes part in comparisons, and says truly how far behind it is."""
     app = replicas.apps[0]
     replicas.stop(3)
-    replicas.start(3, modules=("tests.integration.wrong_clock", "tasks"))
+    replicas.start(3, modules=("tasks", "tests.integration.wrong_clock"))
     app.run_command.send("CREATE (:T {at: datetime(), n: timestamp()})").wait(applied="all", timeout=60)
     days = "MATCH (t:T) RETURN duration.inDays(t.at, datetime()).days"
     assert [value(server, days) for server in replicas.servers] == [0, 0, 0]
@@ -332,7 +324,7 @@ def test_two_replicas_of_one_database_apply_each_command_once_and_are_told_of(
         assert value(neo4j, "MATCH (c:Counter) RETURN c.n") == 500
 
         first, second = names(replicas)
-        text = neo4j_kafka(replicas, "replica", "list").stderr
+        text = replicas.neo4j_kafka("replica", "list").stderr
         assert f"{first} shares its database, {neo4j.uri}, with {second}" in text
         told = replicas.log(1).read_text() + replicas.log(2).read_text()
         assert "replica_shares_database" in told

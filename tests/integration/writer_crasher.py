@@ -14,7 +14,7 @@ from replica.ids import Ids
 from replica.marker import Key
 from replica.statement import Command, Statement
 from replica.transactions import Writer
-from tests.integration.schema_crasher import dying
+from tests.integration.dying import Place, after, before
 
 
 TEXT: Final = "MATCH (u:User {id: $id}) SET u.n = u.n + 1"
@@ -38,21 +38,20 @@ LOGS: Final = {
     "conditions": [step(0, "a", BELOW), step(1, "b", BELOW), step(2, "c", BELOW)],
 }
 
-#: Where it may die: a method, before or after it runs.
-POINTS: Final[dict[str, tuple[type, str, bool]]] = {
-    "nothing is written": (Key, "lock", True),
-    "the ids are written and not committed": (Writer, "_move", True),
-    "all is committed and nobody knows": (Ids, "moved", False),
+#: Where it may die.
+POINTS: Final[dict[str, Place]] = {
+    "nothing is written": after(Key, "lock"),
+    "the ids are written and not committed": after(Writer, "_move"),
+    "all is committed and nobody knows": before(Ids, "moved"),
 }
 
 
 def main(uri: str, user: str, password: str, name: str, point: str) -> None:
     """Never returns, unless the log does not come to *point*."""
-    owner, method, after = POINTS[point]
     with connect(uri, user, password) as driver:
         applier = Applier(driver, database="neo4j", topic="command", topic_id="id")
         applier.recover(0)
-        setattr(owner, method, dying(getattr(owner, method), after=after))
+        POINTS[point].die_here()
         applier.apply(LOGS[name])
 
 

@@ -47,7 +47,8 @@ class WorkerState(msgspec.Struct, frozen=True):
     """One worker process.
 
     *groups*: consumer group to Kafka's name of this member.  *waiting*: queue to messages that have been fetched and
-    not handed out.  *skipped*: why messages did not begin, and how many, since the process began.
+    not handed out.  *skipped*: why messages did not begin, and how many, since the process began.  *now_ms* is when it
+    said so; 0 where a worker does not tell.
     """
 
     host: str
@@ -62,11 +63,18 @@ class WorkerState(msgspec.Struct, frozen=True):
     blocked: dict[str, Halt]
     paused: dict[str, Halt]
     skipped: dict[str, int]
+    now_ms: int = 0
 
     @property
     def name(self) -> str:
         """For people."""
         return f"{self.host}:{self.pid}"
+
+    def ahead_s(self, asked_ms: int, heard_ms: int) -> float:
+        """Seconds by which its clock is ahead of that of whoever asked and heard it then, at least; behind: below 0."""
+        if not self.now_ms:
+            return 0.0
+        return (max(self.now_ms - heard_ms, 0) + min(self.now_ms - asked_ms, 0)) / 1000
 
 
 class SilentMember(msgspec.Struct, frozen=True):
@@ -92,6 +100,7 @@ def describe(
     pauses: Mapping[str, Pause],
     skipped: Mapping[str, int],
     since_ms: int,
+    now_ms: int,
 ) -> WorkerState:
     """This process."""
     assignments = [one for consumer in consumers for one in consumer.assignments()]
@@ -111,6 +120,7 @@ def describe(
         blocked={name: _halt(why) for consumer in consumers for name, why in consumer.blocked().items()},
         paused={pause.queue: Halt(pause.reason, pause.at_ms) for pause in pauses.values()},
         skipped=dict(skipped),
+        now_ms=now_ms,
     )
 
 

@@ -179,7 +179,7 @@ class Station:
             return
         with self._lock:
             pauses = dict(self._orders.pauses)
-        state = describe(self._consumers(), self.running.jobs(), pauses, self.skipped, self.since_ms)
+        state = describe(self._consumers(), self.running.jobs(), pauses, self.skipped, self.since_ms, now_ms())
         topic = answers_topic(self._broker.prefix)
         self._broker.topics.ensure(topic)
         self._broker.producer.post(answer(state, question.correlation_id, topic.name))  # whoever asks counts answers

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 reason_option = click.option("--reason", required=True, help="Why, for whoever reads it later.")
 
+#: Seconds by which a clock may be wrong before somebody is told: deadlines, delays and schedules go by it.
+WRONG_CLOCK_S = 1.0
+
 TITLES = ("replica", "last command", "behind", "seconds", "state", "since", "attempts", "Neo4j", "worker", "why")
 
 
@@ -222,7 +225,7 @@ def _print_seeded(did: str, done: Seeded, *, as_json: bool, hint: str) -> None:
 
 
 def print_replicas(rows: Iterable[ReplicaRow]) -> None:
-    """One table, and below it what is otherwise on one server than on another."""
+    """One table, and below it what is otherwise on one machine or server than on another."""
     found = list(rows)
     if not found:
         click.echo("No replica is registered.")
@@ -233,6 +236,9 @@ def print_replicas(rows: Iterable[ReplicaRow]) -> None:
             click.secho(f"{row.name} differs from {difference}", fg="yellow", err=True)
         for other in row.shares:
             click.secho(f"{row.name} shares its database, {row.neo4j_uri}, with {other}", fg="yellow", err=True)
+        if abs(row.ahead_s) >= WRONG_CLOCK_S:
+            where = f"{abs(row.ahead_s):,.0f} s {'ahead of' if row.ahead_s > 0 else 'behind'}"
+            click.secho(f"the clock of {row.name}'s worker is {where} this machine's", fg="yellow", err=True)
 
 
 def _cells(row: ReplicaRow) -> tuple[object, ...]:

@@ -44,7 +44,8 @@ class ReplicaRow:
     again), ``paused``, ``quarantined``, ``behind the log's start``, or ``away`` (no worker of its answers).  *why*,
     *since_ms*, *attempts*: about the state.  *worker* is ``host:pid``, empty for none; *version* that of its Neo4j;
     *registered_ms* when its worker began.  *differs*: what is otherwise on another replica's server.  *shares*: other
-    replicas with the same database.
+    replicas with the same database.  *ahead_s*: by how many seconds at least the worker's clock is ahead of this
+    machine's; behind it, below 0.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ReplicaRow:
     stands: bool  #: nothing of the log is being applied just now
     differs: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
+    ahead_s: float = 0.0
 
     @property
     def last_command(self) -> str:
@@ -84,6 +86,7 @@ class Seen:
     place: str  #: the log's partition, as workers name it
     differs: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
+    ahead_s: float = 0.0
 
     def row(self, now_ms: int) -> ReplicaRow:
         """At *now_ms* of the wall clock."""
@@ -105,6 +108,7 @@ class Seen:
             stands=self._stands(lag),
             differs=self.differs,
             shares=self.shares,
+            ahead_s=self.ahead_s,
         )
 
     def _stands(self, lag: int) -> bool:
@@ -153,7 +157,10 @@ def rows(app: App) -> list[ReplicaRow]:
     first, end = log_bounds(app)
     positions = app.follower.replicas(ASK_S)
     decisions = app.decisions.look()
+    asked_ms = _now_ms()
     found = app.broker.control.inspect(WORKERS_S, enough=_all_of(map(app.settings.group, registered), _place(app)))
+    heard_ms = _now_ms()
+    workers = [_worker_of(app.settings.group(name), _place(app), found.workers) for name in registered]
     times = _times(app, {positions.get(name, -1) + 1 for name in registered}, first, end)
     seen = [
         Seen(
@@ -163,16 +170,21 @@ def rows(app: App) -> list[ReplicaRow]:
             end=end,
             next_ms=times.get(positions.get(name, -1) + 1),
             decisions={decision.kind: decision for decision in decisions if decision.target == name},
-            worker=_worker_of(app.settings.group(name), _place(app), found.workers),
+            worker=worker,
             silent=_is_silent(app.settings.group(name), found),
             place=_place(app),
             differs=_differences(one, registered),
             shares=tuple(registry.others_on(one.neo4j_uri, name, topic_id, registered)),
+            ahead_s=worker.ahead_s(asked_ms, heard_ms) if worker else 0.0,
         )
-        for name, one in registered.items()
+        for (name, one), worker in zip(registered.items(), workers, strict=True)
     ]
-    now_ms = int(time.time() * 1000)
+    now_ms = _now_ms()
     return [one.row(now_ms) for one in seen]
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def log_bounds(app: App) -> tuple[int, int]:

@@ -82,7 +82,7 @@ class Way:
 
 
 WAYS = {
-    "an explicit transaction": Way(several, (COMMIT,), 20, 0.006),
+    "an explicit transaction": Way(several, (COMMIT,), 8, 0.006),
     "one round trip": Way(equal, (b"SET __m.offset",), 60, 0.03),
     "a schema change": Way(schema, (COMMIT, b"CREATE INDEX", b"DROP INDEX"), 4, 0.03),
 }
@@ -145,7 +145,7 @@ class Doomed:
 
     def die(self) -> None:
         """Apply commands until the server is killed in the middle, and start it again."""
-        for _ in range(self._random.randint(0, 5)):
+        for _ in range(self._random.randint(0, 2)):
             self._hear(self._applier.apply(self._more()))
         pid = next(row.pid for row in self._stack.status() if row.name == self._server.name)
         assert pid is not None

@@ -11,6 +11,7 @@ import datetime as dt
 import json
 import os
 import random
+import re
 import shutil
 import threading
 import time
@@ -294,13 +295,15 @@ def test_a_sender_whose_clock_is_wrong_makes_no_replica_differ(
 
 
 def test_a_worker_whose_clock_is_wrong_makes_its_replica_not_differ(replicas: Replicas) -> None:
-    """It applies what the sender's clock said, takes part in comparisons, and says truly how far behind it is."""
+    """It applies what the sender's clock said, agrees with others, says truly how far it is, and somebody is told."""
     app = replicas.apps[0]
     replicas.stop(3)
     replicas.start(3, modules=("tasks", "tests.integration.wrong_clock"))
     app.run_command.send("CREATE (:T {at: datetime(), n: timestamp()})").wait(applied="all", timeout=60)
     days = "MATCH (t:T) RETURN duration.inDays(t.at, datetime()).days"
     assert [value(server, days) for server in replicas.servers] == [0, 0, 0]
+    said = wait_until(lambda: replicas.neo4j_kafka("replica", "list").stderr, 30, "the clock to be told of")
+    assert re.fullmatch(rf"the clock of {names(replicas)[2]}'s worker is 86,[34]\d\d s ahead of this machine's\n", said)
     passed(replicas, fill_a_segment(replicas))
     assert app.decisions.of("quarantine") == {}
     assert verify(replicas)[1]["verdict"] == "same"

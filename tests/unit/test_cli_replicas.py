@@ -126,3 +126,15 @@ def test_replicas_with_one_database_are_told_apart_from_those_that_differ(capsys
 
     print_replicas([replace(SEEN, shares=("s",)).row(NOW_MS)])
     assert capsys.readouterr().err == "r shares its database, bolt://h:1, with s\n"
+
+
+def test_a_wrong_clock_is_told_from_an_answer_that_took_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """By how much at least; nothing is said of a worker that does not tell its time, or of half a second."""
+    told = {now_ms: worker(now_ms=now_ms).ahead_s(10_000, 12_000) for now_ms in (0, 9_000, 10_000, 12_000, 13_500)}
+    assert told == {0: 0, 9_000: -1, 10_000: 0, 12_000: 0, 13_500: 1.5}
+
+    print_replicas([replace(SEEN, ahead_s=ahead_s).row(NOW_MS) for ahead_s in (-86_400.2, 0.5, 90)])
+    assert capsys.readouterr().err.splitlines() == [
+        "the clock of r's worker is 86,400 s behind this machine's",
+        "the clock of r's worker is 90 s ahead of this machine's",
+    ]

@@ -18,6 +18,7 @@ Memory does not grow with the graph: 20 bytes for each node id lie in a temporar
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -28,10 +29,11 @@ import msgspec
 import neo4j
 from neo4j.exceptions import DriverError, Neo4jError
 
-from replica import values
+from replica import scanning, values
 from replica.columns import Columns
 from replica.errors import QueryUnavailable
 from replica.outcomes import code_of, message_of
+from replica.properties import encode_all
 from replica.statement import Position
 
 
@@ -52,18 +54,18 @@ OTHERS: Final = "(others)"
 LISTED: Final = 2000
 
 _MASK: Final = (1 << 64) - 1
-_FETCH_SIZE: Final = 5000
-#: Rows between two reports of progress.
-_STRIDE: Final = 5000
 
-# Columns, not entities: half the work for the driver.  Cypher 5 has id(), the shortest key.
-_NODES: Final[LiteralString] = """
-CYPHER 5 MATCH (n) WHERE NOT n:_KafkaPosition RETURN id(n) AS id, labels(n) AS labels, properties(n) AS properties
-"""
-_RELATIONSHIPS: Final[LiteralString] = """
-CYPHER 5 MATCH (a)-[r]->(b)
-RETURN id(r) AS id, type(r) AS type, properties(r) AS properties, id(a) AS a, id(b) AS b
-"""
+# What is hashed, each kind by itself.  Copies of these: making one anew costs as much as hashing with it.
+_A_NODE: Final = blake2b(digest_size=8, person=b"n")
+_A_RELATIONSHIP: Final = blake2b(digest_size=8, person=b"r")
+_ENDS: Final = blake2b(digest_size=8, person=b"e")
+_OUT: Final = blake2b(digest_size=8, person=b"o")
+_IN: Final = blake2b(digest_size=8, person=b"i")
+_VIEW: Final = blake2b(digest_size=8, person=b"v")
+_TWO: Final = struct.Struct(">QQ")
+_THREE: Final = struct.Struct(">QQQ")
+
+_encoder: Final = msgspec.json.Encoder(order="sorted")
 _SIZES: Final[LiteralString] = """
 CYPHER 5
 CALL () { MATCH (n) RETURN count(n) AS nodes }
@@ -133,7 +135,7 @@ def checksum(
 ) -> Checksum:
     """Read the whole graph, the position's node excepted, and its schema in one READ transaction.
 
-    Takes some seconds per 100,000 elements, and 20 bytes of a temporary file per node id.  *wanted* names the buckets
+    Takes about a second per 100,000 elements, and 20 bytes of a temporary file per node id.  *wanted* names the buckets
     of each kind whose elements are listed.  *progress* is told how many elements of how many are read; what it raises
     ends the reading.
     Neo4j isolates by read-committed: writers must rest while it runs.  They did if `position` is equal before and
@@ -151,36 +153,39 @@ def _checksum(
     wanted: Mapping[str, Iterable[int]],
     progress: Callable[[int, int], None],
 ) -> Checksum:
-    session = driver.session(database=database, default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCH_SIZE)
+    session = driver.session(database=database, default_access_mode=neo4j.READ_ACCESS, fetch_size=scanning.FETCH_SIZE)
     with session, session.begin_transaction() as tx:
         before = _position(tx)
         elements, last = tx.run(_SIZES).single(strict=True)
         with Columns(last + 1) as columns:
             sums = Sums(columns, wanted)
-            counted = _counting(progress, elements)
-            sums.add_nodes(counted(_rows(tx, _NODES)))
-            sums.add_relationships(counted(_rows(tx, _RELATIONSHIPS)))
+            try:
+                _add_elements(tx, sums, lambda done: progress(done, elements))
+            except IndexError:  # a node that was not there when the largest id was asked for
+                raise _moved() from None
             sums.add_around()
         sums.add_schema(schema_rows(tx))
         listed = sums.listed(tx)
         if _position(tx) != before:
-            message = "commands were applied while the checksum ran: pause the applier and try again"
-            raise QueryUnavailable("Replica.PositionMoved", message)
+            raise _moved()
     return sums.result(before, listed)
 
 
-def _counting(progress: Callable[[int, int], None], total: int) -> Callable[[Iterable[list[Any]]], Iterator[list[Any]]]:
+def _moved() -> QueryUnavailable:
+    message = "commands were applied while the checksum ran: pause the applier and try again"
+    return QueryUnavailable("Replica.PositionMoved", message)
+
+
+def _add_elements(tx: neo4j.Transaction, sums: Sums, progress: Callable[[int], None]) -> None:
     done = 0
-
-    def counted(rows: Iterable[list[Any]]) -> Iterator[list[Any]]:
-        nonlocal done
-        for row in rows:
-            done += 1
-            if done % _STRIDE == 0:
-                progress(done, total)
-            yield row
-
-    return counted
+    for some in scanning.nodes(tx):
+        sums.add_nodes(some.ids, some.labels, some.properties)
+        done += len(some.ids)
+        progress(done)
+    for each in scanning.relationships(tx):
+        sums.add_relationships(each)
+        done += len(each.ids)
+        progress(done)
 
 
 class Sums:
@@ -212,31 +217,37 @@ class Sums:
         if len(found) >= 2 * LISTED:
             found[:] = nsmallest(LISTED, found)
 
-    def add_nodes(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Add rows of id, labels and properties."""
-        for node, labels, properties in rows:
-            ordered = sorted(labels)
+    def add_nodes(
+        self, ids: Iterable[int], labels: Iterable[Sequence[str]], properties: Sequence[dict[str, Any]]
+    ) -> None:
+        """Add some nodes."""
+        put, label_sets = self._columns.put, self._label_sets
+        for node, own_labels, encoded in zip(ids, labels, encode_all(properties), strict=True):
+            ordered = sorted(own_labels)
             name = ":".join(ordered)
-            code = _hash(b"n", ordered, properties)
-            self._columns.put(node, code, self._label_sets.setdefault(name, len(self._label_sets)))
+            code = _hash(_A_NODE, ordered, encoded)
+            put(node, code, label_sets.setdefault(name, len(label_sets)))
             self._add("nodes", name, code, node)
 
-    def add_relationships(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Add rows of id, type, properties and the ids of both ends, and what each node sees over them."""
+    def add_relationships(self, some: scanning.Relationships) -> None:
+        """Add some relationships, and what each node sees over them; after all nodes."""
         own, around = self._columns.own, self._columns.around
-        for relationship, kind, properties, start, end in rows:
-            content = _hash(b"r", kind, properties)
+        properties = encode_all(some.properties)
+        for element, kind, start, end, encoded in zip(
+            some.ids, some.types, some.starts, some.ends, properties, strict=True
+        ):
+            content = _hash(_A_RELATIONSHIP, kind, encoded)
             a, b = own[start], own[end]  # 0: the position's node, the same everywhere
-            self._add("relationships", kind, content, relationship)
-            self._add("ends", kind, _mix(b"e", content, a, b), relationship)
-            around[start] = (around[start] + _mix(b"o", content, b)) & _MASK
-            around[end] = (around[end] + _mix(b"i", content, a)) & _MASK
+            self._add("relationships", kind, content, element)
+            self._add("ends", kind, _number(_ENDS, _THREE.pack(content, a, b)), element)
+            around[start] = (around[start] + _number(_OUT, _TWO.pack(content, b))) & _MASK
+            around[end] = (around[end] + _number(_IN, _TWO.pack(content, a))) & _MASK
 
     def add_around(self) -> None:
         """Add each node with what it sees; after all relationships."""
         names = list(self._label_sets)
         for node, own, around, label_set in self._columns:
-            self._add("around", names[label_set], _mix(b"v", own, around), node)
+            self._add("around", names[label_set], _number(_VIEW, _TWO.pack(own, around)), node)
 
     def add_schema(self, rows: Iterable[Sequence[Any]]) -> None:
         """Add `schema_rows`."""
@@ -284,18 +295,18 @@ def _rows(tx: Runner, statement: LiteralString, **parameters: Any) -> Iterator[l
 
 def _json(value: Any) -> bytes:
     """Canonical: the keys of all maps sorted."""
-    return msgspec.json.encode(value, order="sorted")
+    return _encoder.encode(value)
 
 
-def _hash(kind: bytes, name: Any, properties: Mapping[str, Any]) -> int:
+def _hash(kind: blake2b, name: Any, encoded: Mapping[str, Any]) -> int:
     """Hash typed values; never 0, which stands for no node."""
-    text = _json([name, values.encode(properties)])
-    return int.from_bytes(blake2b(text, digest_size=8, person=kind).digest()) or 1
+    return _number(kind, _json([name, encoded])) or 1
 
 
-def _mix(kind: bytes, *numbers: int) -> int:
-    joined = b"".join(number.to_bytes(8) for number in numbers)
-    return int.from_bytes(blake2b(joined, digest_size=8, person=kind).digest())
+def _number(kind: blake2b, data: bytes) -> int:
+    made = kind.copy()
+    made.update(data)
+    return int.from_bytes(made.digest())
 
 
 def _position(tx: neo4j.Transaction) -> Position | None:

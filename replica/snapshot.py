@@ -20,35 +20,26 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, LiteralString
 import neo4j
 from neo4j.exceptions import DriverError, Neo4jError
 
-from replica import statement, values
+from replica import scanning, statement, values
 from replica.checksum import Checksum, Sums
 from replica.columns import Columns
 from replica.errors import SnapshotBroken, SnapshotFailed, SnapshotRefused
 from replica.marker import LOCK, RESTORING
 from replica.outcomes import code_of, message_of
+from replica.properties import encode_all
 from replica.snapshot_format import NODES, RELATIONSHIPS, VERSION, Block, End, Header, Position, Sink, Source
 from replica.snapshot_schema import read_schema
 from replica.waiting import METADATA_KEY
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from replica.marker import Key, Runner
     from replica.snapshot_schema import Tell
 
 _METADATA: Final = {METADATA_KEY: "snapshot"}
 
-#: Elements on their way from the server, and how often progress is told.
-FETCH_SIZE: Final = 1000
-
-# Columns, not entities: half the work for the driver.  Cypher 5 has id(), the shortest key.
-_NODES: Final[LiteralString] = """
-CYPHER 5 MATCH (n) WHERE NOT n:_KafkaPosition RETURN id(n) AS id, labels(n) AS labels, properties(n) AS properties
-"""
-_RELATIONSHIPS: Final[LiteralString] = """
-CYPHER 5 MATCH (a)-[r]->(b) RETURN type(r) AS type, id(a) AS start, id(b) AS end, properties(r) AS properties
-"""
 # Each by itself: then the server answers from its count store, at once.
 _COUNT_NODES: Final[LiteralString] = "MATCH (n) RETURN count(n)"
 _COUNT_MARKERS: Final[LiteralString] = "MATCH (m:_KafkaPosition) RETURN count(m)"
@@ -73,7 +64,9 @@ def create(driver: neo4j.Driver, database: str, key: Key, file: BinaryIO, tell: 
     Raises `SnapshotRefused`, `SnapshotFailed` where the server fails, and `OSError` of the file.
     """
     try:
-        session = driver.session(database=database, default_access_mode=neo4j.WRITE_ACCESS, fetch_size=FETCH_SIZE)
+        session = driver.session(
+            database=database, default_access_mode=neo4j.WRITE_ACCESS, fetch_size=scanning.FETCH_SIZE
+        )
         # No time limit: that of the server's configuration would end a long snapshot.
         with session, session.begin_transaction(timeout=0, metadata=_METADATA) as tx:
             tell("waiting for the applier", 0, 0)
@@ -108,13 +101,14 @@ def checksum_of(file: BinaryIO, name: str, tell: Tell) -> Checksum:
     with Columns(header.nodes) as columns:
         sums = Sums(columns, {})
         for block in source.blocks():
-            found = enumerate(elements(block, header, name), block.first)
+            numbers = range(block.first, block.first + len(block.elements))
+            columns_of = zip(*elements(block, header, name), strict=True)
             if block.kind == NODES:
-                if block.first + len(block.elements) > header.nodes:
+                if numbers.stop > header.nodes:
                     raise SnapshotBroken(f"{name} has more nodes than the {header.nodes:,} that it announces")
-                sums.add_nodes((number, *element) for number, element in found)
+                sums.add_nodes(numbers, *columns_of)
             else:
-                sums.add_relationships((number, kind, rest, a, b) for number, (kind, a, b, rest) in found)
+                sums.add_relationships(scanning.Relationships(numbers, *columns_of))
             tell(*told(block.kind, block.first + len(block.elements), header))
         sums.add_around()
     sums.add_schema(header.schema.rows)
@@ -166,21 +160,19 @@ def _header(tx: neo4j.Transaction, key: Key) -> Header:
 
 def _write_elements(tx: neo4j.Transaction, sink: Sink, header: Header, tell: Tell) -> None:
     numbers = _Numbers()
-    for count, (node, labels, properties) in enumerate(_rows(tx, _NODES), 1):
-        numbers.add(node)
-        sink.add(NODES, [labels, values.encode(properties, "properties")])
-        if count % FETCH_SIZE == 0:
-            tell(*told(NODES, count, header))
+    done = 0
+    for some in scanning.nodes(tx):
+        numbers.extend(some.ids)
+        sink.add(NODES, list(zip(some.labels, encode_all(some.properties), strict=True)))
+        done += len(some.ids)
+        tell(*told(NODES, done, header))
     numbers.seal()
-    for count, (kind, start, end, properties) in enumerate(_rows(tx, _RELATIONSHIPS), 1):
-        ends = numbers.of(start), numbers.of(end)
-        sink.add(RELATIONSHIPS, [kind, *ends, values.encode(properties, "properties")])
-        if count % FETCH_SIZE == 0:
-            tell(*told(RELATIONSHIPS, count, header))
-
-
-def _rows(tx: neo4j.Transaction, statement: LiteralString) -> Iterator[tuple[Any, ...]]:
-    return map(tuple, tx.run(statement))
+    done = 0
+    for each in scanning.relationships(tx):
+        starts, ends = map(numbers.of, each.starts), map(numbers.of, each.ends)
+        sink.add(RELATIONSHIPS, list(zip(each.types, starts, ends, encode_all(each.properties), strict=True)))
+        done += len(each.ids)
+        tell(*told(RELATIONSHIPS, done, header))
 
 
 class _Numbers:
@@ -193,8 +185,8 @@ class _Numbers:
         self._ids = array("q")
         self._numbers: array[int] | None = None  # in the order of the sorted ids, where that is another one
 
-    def add(self, node: int) -> None:
-        self._ids.append(node)
+    def extend(self, nodes: Iterable[int]) -> None:
+        self._ids.extend(nodes)
 
     def seal(self) -> None:
         """No more nodes come."""
@@ -228,7 +220,7 @@ def elements(block: Block, header: Header, name: str) -> Iterator[list[Any]]:
     try:
         for element in block.elements:
             *_, typed = element
-            properties = values.decode(typed, "properties")
+            properties = typed if block.plain else values.decode(typed, "properties")
             _require(block.kind, element, properties, header.nodes)
             yield [*element[:-1], properties]
     except (ValueError, TypeError) as error:

@@ -28,7 +28,7 @@ from replica.errors import SnapshotBroken
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 MAGIC: Final = b"\x93n4kSNAP"
 #: Of what is written.  A reader takes its own version only: what a newer one means is unknown.
@@ -101,11 +101,15 @@ class End(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some elements, in order; *kind* is `NODES` or `RELATIONSHIPS`, *first* the number of the first element."""
+    """Some elements, in order; *kind* is `NODES` or `RELATIONSHIPS`, *first* the number of the first element.
+
+    *plain*: no value in it is more than plain JSON, so that there is nothing to decode.
+    """
 
     kind: bytes
     first: int
     elements: list[list[Any]]
+    plain: bool = False
 
 
 class Sink:
@@ -116,21 +120,31 @@ class Sink:
         self._header = header
         self._all = blake2b(digest_size=32)
         self._parts: list[bytes] = []
+        self._elements = 0  # in the parts
         self._bytes = 0
         self._kind = NODES
         self.written = {NODES: 0, RELATIONSHIPS: 0}
         self._write(MAGIC)
         self._frame(HEADER, 1, _encoder.encode(header))
 
-    def add(self, kind: bytes, element: list[Any]) -> None:
-        """Append one element, whose values are typed JSON already."""
+    def add(self, kind: bytes, elements: Sequence[Sequence[Any]]) -> None:
+        """Append some elements, at most `BLOCK_ELEMENTS`, whose values are typed JSON already."""
+        if not elements:
+            return
         if kind != self._kind:
             self._flush()
             self._kind = kind
-        part = _encoder.encode(element)
-        self._parts.append(part)
-        self._bytes += len(part)
-        if self._bytes >= BLOCK_BYTES or len(self._parts) >= BLOCK_ELEMENTS:
+        raw = _encoder.encode(elements)[1:-1]
+        if len(elements) > 1 and len(raw) > BLOCK_BYTES:  # large values: a block has as few of them as it can
+            for element in elements:
+                self.add(kind, (element,))
+            return
+        if self._elements + len(elements) > BLOCK_ELEMENTS:
+            self._flush()
+        self._parts.append(raw)
+        self._elements += len(elements)
+        self._bytes += len(raw)
+        if self._bytes >= BLOCK_BYTES:
             self._flush()
 
     def end(self) -> End:
@@ -144,10 +158,10 @@ class Sink:
     def _flush(self) -> None:
         if self._parts:
             raw = b"[" + b",".join(self._parts) + b"]"
-            self._frame(self._kind, len(self._parts), zlib.compress(raw, _LEVEL), raw_length=len(raw))
-            self.written[self._kind] += len(self._parts)
+            self._frame(self._kind, self._elements, zlib.compress(raw, _LEVEL), raw_length=len(raw))
+            self.written[self._kind] += self._elements
             self._parts.clear()
-            self._bytes = 0
+            self._elements = self._bytes = 0
 
     def _frame(self, kind: bytes, elements: int, stored: bytes, *, raw_length: int | None = None) -> None:
         raw_length = len(stored) if raw_length is None else raw_length
@@ -201,7 +215,7 @@ class Source:
                 return
             if kind not in counts or (kind == NODES and counts[RELATIONSHIPS]):
                 raise SnapshotBroken(f"{self._name} has a frame {kind!r} where none may be")
-            block = Block(kind, counts[kind], self._elements(stored, raw_length, elements))
+            block = Block(kind, counts[kind], *self._elements(stored, raw_length, elements))
             counts[kind] += elements
             yield block
 
@@ -217,7 +231,8 @@ class Source:
             raise SnapshotBroken(f"{self._name} goes on after its end")
         self.end = end
 
-    def _elements(self, stored: bytes, raw_length: int, elements: int) -> list[list[Any]]:
+    def _elements(self, stored: bytes, raw_length: int, elements: int) -> tuple[list[list[Any]], bool]:
+        """The elements, and whether they are plain."""
         try:
             inflater = zlib.decompressobj()
             raw = inflater.decompress(stored, raw_length + 1)
@@ -226,7 +241,7 @@ class Source:
             raise SnapshotBroken(f"{self._name} has a block that cannot be read: {error}") from error
         if len(raw) != raw_length or not isinstance(found, list) or len(found) != elements:
             raise SnapshotBroken(f"{self._name} has a block of another length than it says")
-        return found
+        return found, b"$type" not in raw and b"\\u" not in raw  # in JSON every character can be an escape
 
     def _frame(self) -> tuple[bytes, int, bytes, int]:
         """Kind, elements, stored bytes, raw length."""

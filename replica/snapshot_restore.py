@@ -44,9 +44,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# nodes -- One block; the number comes back with the id, since nothing promises an order.
+# nodes -- One block; numbers come back with the ids, since nothing promises an order.  One record: a record for each
+# node takes longer than to create it.
 _NODES: Final[LiteralString] = """
-CYPHER 5 UNWIND $rows AS row CREATE (n:$(row[1])) SET n = row[2] RETURN row[0] AS number, id(n) AS id
+CYPHER 5 UNWIND $rows AS row CREATE (n:$(row[1])) SET n = row[2]
+RETURN collect(row[0]) AS numbers, collect(id(n)) AS ids
 """
 # relationships -- One block, between nodes that are there.
 _RELATIONSHIPS: Final[LiteralString] = """
@@ -166,7 +168,8 @@ class _Restore:
         if block.kind == NODES:
             numbered = [[block.first + place, *row] for place, row in enumerate(rows)]
             self._ids.extend([-1] * len(rows))
-            for number, node in session.run(_NODES, {"rows": numbered}):
+            created = session.run(_NODES, {"rows": numbered}).single(strict=True)
+            for number, node in zip(created["numbers"], created["ids"], strict=True):
                 self._ids[number] = node
             return
         ids = self._ids

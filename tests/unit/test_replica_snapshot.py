@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from replica import snapshot, values
 from replica.errors import SnapshotBroken, SnapshotStoreAway, SnapshotUnknown
 from replica.snapshot_format import (
+    BLOCK_BYTES,
     BLOCK_ELEMENTS,
     NODES,
     RELATIONSHIPS,
@@ -53,9 +55,9 @@ def written(node_rows: list[Any], relationship_rows: list[Any]) -> bytes:
     file = io.BytesIO()
     sink = Sink(file, header(len(node_rows), len(relationship_rows)))
     for labels, found in node_rows:
-        sink.add(NODES, [labels, values.encode(found)])
+        sink.add(NODES, [(labels, values.encode(found))])
     for kind, start, end, found in relationship_rows:
-        sink.add(RELATIONSHIPS, [kind, start, end, values.encode(found)])
+        sink.add(RELATIONSHIPS, [(kind, start, end, values.encode(found))])
     sink.end()
     return file.getvalue()
 
@@ -80,6 +82,45 @@ def test_elements_come_back_as_they_were(nodes: list[tuple[list[str], dict[str, 
 
     expected = [[labels, props] for labels, props in nodes] + [list(one) for one in relationships]
     assert [values.encode(one) for one in found] == [values.encode(one) for one in expected]
+
+
+@given(nodes=nodes)
+def test_a_block_that_is_called_plain_has_nothing_to_decode(nodes: list[tuple[list[str], dict[str, Any]]]) -> None:
+    """The short way of a reader, held against the long one, which looks at each value."""
+    source = Source(io.BytesIO(written(nodes, [])), "test")
+
+    for block in source.blocks():
+        if block.plain:
+            decoded = values.decode(block.elements)
+            assert [values.encode(one) for one in decoded] == [values.encode(one) for one in block.elements]
+            assert [type(value) for _, found in decoded for value in found.values()] == [
+                type(value) for _, found in block.elements for value in found.values()
+            ]
+
+
+def test_a_typed_value_is_decoded_however_its_json_is_written() -> None:
+    """An escape in the key, as another writer may make it, is seen too."""
+    for key in (b"$type", b"\\u0024type"):
+        element = msgspec.Raw(b'[["A"],{"n":{"' + key + b'":"Integer","_value":"9007199254740993"}}]')
+        file = io.BytesIO()
+        sink = Sink(file, header(1, 0))
+        sink.add(NODES, cast("Any", [element]))
+        sink.end()
+        assert read(file.getvalue()) == [[["A"], {"n": 2**53 + 1}]]
+
+
+def test_large_values_do_not_share_a_block() -> None:
+    """Handed over together, they are cut as if they had come one by one."""
+    value = "x" * (BLOCK_BYTES // 3)
+    rows = [(["A"], {"n": n, "value": value}) for n in range(10)]
+    file = io.BytesIO()
+    sink = Sink(file, header(len(rows), 0))
+    sink.add(NODES, rows)
+    sink.end()
+
+    assert file.getvalue() == written(rows, [])
+    blocks = list(Source(io.BytesIO(file.getvalue()), "test").blocks())
+    assert [len(block.elements) for block in blocks] == [3, 3, 3, 1]
 
 
 def test_blocks_are_cut_and_numbered() -> None:
@@ -150,8 +191,8 @@ def test_a_relationship_that_leads_nowhere_is_noticed(element: list[Any]) -> Non
     """Before it is restored: to a node that there is not, or of a shape that is none."""
     file = io.BytesIO()
     sink = Sink(file, header(1, 1))
-    sink.add(NODES, [[], {}])
-    sink.add(RELATIONSHIPS, element)
+    sink.add(NODES, [([], {})])
+    sink.add(RELATIONSHIPS, [element])
     sink.end()
 
     with pytest.raises(SnapshotBroken, match="cannot be restored"):

@@ -149,8 +149,14 @@ MEASUREMENTS: dict[str, Callable[[neo4j.Driver, int, str], float]] = {
 
 def progress(text: str, done: int, total: int) -> None:
     """Tell now and then on stderr."""
-    if done % 100_000 < BATCH and sys.stderr.isatty():
+    step = f"{text} {done // 100_000}"
+    if step != _told[0] and sys.stderr.isatty():
+        _told[0] = step
         note(f"  {text}: {done:,} of {total:,}")
+
+
+#: What `progress` said last.
+_told = [""]
 
 
 def alone(what: str, uri: str, login: tuple[str, str], count: int, file: str) -> dict[str, float]:

@@ -83,14 +83,15 @@ class Stack:
             names = [*(f"neo4j-{number}" for number in range(1, replicas + 1)), "redis", "kafka"]
             self._ensure(state, names, progress)
 
-    def start(self, *names: str, progress: Progress = silent) -> None:
+    def start(self, *names: str, neo4j_version: str | None = None, progress: Progress = silent) -> None:
         """Start the named servers where they are not running, on their ports and data; return when they answer.
 
-        A server that the stack has not had yet is added to it; a worker comes from `start_workers` first.
+        A server that the stack has not had yet is added to it; a worker comes from `start_workers` first.  The version
+        is as in `up`.
         """
         with self._file.lock(LOCK_TIMEOUT_S):
             state = self._file.read()
-            _settle_version(state, None)
+            _settle_version(state, neo4j_version)
             self._ensure(state, names, progress)
 
     def start_workers(

@@ -51,7 +51,7 @@ def started(stack: Stack) -> tuple[Neo4jServer, ...]:
 def neo4j_admin(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`neo4j-admin` of the server in *folder*; its script does no more than this."""
     home = {"NEO4J_HOME": str(folder), "NEO4J_CONF": str(folder / "conf")}
-    command = [jars.java(), f"@{folder / 'class-path.args'}", "org.neo4j.cli.AdminTool", *arguments]
+    command = [str(jars.java()), f"@{folder / 'class-path.args'}", "org.neo4j.cli.AdminTool", *arguments]
     return subprocess.run(command, env=os.environ | home, capture_output=True, text=True, timeout=120, check=False)
 
 

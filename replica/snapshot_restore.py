@@ -157,7 +157,7 @@ class _Restore:
                     asked = time.monotonic()
                 self._write(session, block, rows)
                 self._tell(*told(block.kind, block.first + len(rows), self._header))
-            make_schema(session, self._header.schema, self._tell)
+            make_schema(session, self._header, self._tell)
 
     def _empty(self, session: neo4j.Session) -> None:
         nodes, _, _ = counted(session)

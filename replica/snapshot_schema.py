@@ -9,8 +9,12 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
+from neo4j.exceptions import ClientError
+
 from replica.checksum import schema_rows
+from replica.errors import SnapshotFailed
 from replica.marker import CONSTRAINT_NAME
+from replica.outcomes import message_of
 from replica.snapshot_format import Schema
 
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     import neo4j
 
     from replica.marker import Runner
+    from replica.snapshot_format import Header
 
     #: Told what goes on: a word, how much so far, of how much.
     Tell = Callable[[str, int, int], None]
@@ -58,15 +63,24 @@ def _statements(runner: Runner, query: LiteralString, parameters: dict[str, Any]
     return {record["name"]: record["statement"] for record in runner.run(query, parameters)}
 
 
-def make_schema(session: neo4j.Session, wanted: Schema, tell: Tell) -> None:
-    """Make what *wanted* has, and wait until it can be relied on.  Raises the driver's errors.
+def make_schema(session: neo4j.Session, header: Header, tell: Tell) -> None:
+    """Make what the snapshot has, and wait until it can be relied on.
 
+    Raises the driver's errors, and `SnapshotFailed` for what this server does not have or the data do not meet.
     An index that cannot be filled ends as FAILED, as it did on the replica that the snapshot is of, and is told.
     """
+    wanted = header.schema
     total = len(wanted.constraints) + len(wanted.indexes)
     for done, statement in enumerate((*wanted.constraints.values(), *wanted.indexes.values())):
         tell("schema", done, total)
-        _run(session, statement)
+        try:
+            _run(session, statement)
+        except ClientError as error:
+            raise SnapshotFailed(
+                f"this server does not take a constraint or an index that the snapshot of Neo4j {header.neo4j} has: "
+                f"{statement}: {message_of(error)}. Restore into a server of that version, or drop it on the replica, "
+                "by a command, and take another snapshot"
+            ) from error
     _replace_lookups(session, wanted.lookups)
     _await_online(session, tell)
 

@@ -88,9 +88,8 @@ class Assignment:
 
     def wait_no_more(self, records: Sequence[Record]) -> None:
         """Undo `wait_for`."""
-        for record in records:  # mostly one
-            self.waiting -= 1
-            self.waiting_bytes -= record.size
+        self.waiting -= len(records)
+        self.waiting_bytes -= records[0].size if len(records) == 1 else sum(record.size for record in records)
 
     def stand_behind(self, record: Record) -> None:
         """Count *record* among those behind another one of their key."""
@@ -349,14 +348,21 @@ class Buffer:
         with self.lock:
             assignment = unit.assignment
             if unit in assignment.running:
-                for record in unit.records:
-                    assignment.tracker.done(record.offset)
-                    if assignment.watch is not None:
-                        assignment.watch.ended(record.offset)
+                self._done(assignment, unit.records)
             if self._end(unit):
                 self._finished(unit)
             if len(self._out) <= self._room_at or not assignment.running:
                 self.changed.notify_all()
+
+    @staticmethod
+    def _done(assignment: Assignment, records: Sequence[Record]) -> None:
+        if len(records) == 1:
+            assignment.tracker.done(records[0].offset)
+        else:
+            assignment.tracker.done_all([record.offset for record in records])
+        if assignment.watch is not None:
+            for record in records:
+                assignment.watch.ended(record.offset)
 
     def hold(self, unit: Unit, reason: str, retry_after_s: float | None = None) -> None:
         """*unit* cannot be done just now: hand it out again after a pause."""

@@ -1,4 +1,4 @@
-"""Batches of an ordered queue: consecutive messages of one actor, and those that come next, read before their turn.
+"""Batches of an ordered queue: the messages of consecutive records, read before their turn.
 
 Reading a message takes Python, and an actor that applies a batch somewhere else mostly waits for that.  So the actor
 may say when it waits, and the messages of the batch behind it are read then, in its own thread: in another one they
@@ -8,7 +8,9 @@ would be read at the same time as it has work to do itself, and only one of the 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import operator
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 from brokers import claims
 from brokers.errors import ReadLater, Undecodable
@@ -16,7 +18,7 @@ from brokers.ordered import BATCH_BYTES
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from brokers.assignment import Unit
     from brokers.ordered import OrderedBuffer
@@ -26,13 +28,16 @@ if TYPE_CHECKING:
     #: Reads a record: its message, and the bytes of its whole content.
     Read = Callable[[Record], tuple[RecordMessage, int]]
 
+    #: What may stand for a record among the messages of an actor; none where only its message does.
+    Short = Callable[[Record, str], Any]
+
 logger = logging.getLogger("brokers.reader")
 
 
-class Consecutive(list["RecordMessage"]):
-    """The messages of one batch, as the actor gets them."""
+class Consecutive(list[Any]):
+    """The messages of one batch, as the actor gets them: `RecordMessage`, or what the queue's `Compact` makes."""
 
-    def __init__(self, messages: Iterable[RecordMessage], batches: Batches) -> None:
+    def __init__(self, messages: Iterable[Any], batches: Batches) -> None:
         super().__init__(messages)
         self._batches = batches
 
@@ -41,21 +46,40 @@ class Consecutive(list["RecordMessage"]):
         """Whether another batch waits to be handed out as soon as this one has ended."""
         return self._batches.more
 
-    def read_ahead(self) -> list[RecordMessage]:
+    def read_ahead(self) -> list[Any]:
         """The messages of the next batch, as far as it is here and can be read.  Never raises: their own turn tells."""
         return self._batches.read_ahead()
+
+
+class _Ahead:
+    """The first records of a batch, and what was read of them."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.items: list[Any] = []
+        self.size = 0
+
+    def add(self, record: Record, item: Any, size: int) -> None:
+        self.records.append(record)
+        self.items.append(item)
+        self.size += size
+
+    def begins(self, records: Sequence[Record]) -> bool:
+        """Whether *records* begin with these.  It is the record that counts: its offset may be another topic's."""
+        return len(self.records) <= len(records) and all(map(operator.is_, self.records, records))
 
 
 class Batches:
     """Reads the batches of one reader.  The reader's thread and that of the batch that runs take turns in it."""
 
-    def __init__(self, buffer: OrderedBuffer, read: Read) -> None:
+    def __init__(self, buffer: OrderedBuffer, read: Read, short: Short) -> None:
         self._buffer = buffer
         self._read = read
-        self._ahead: dict[int, tuple[RecordMessage, int]] = {}  # by offset
+        self._short = short
+        self._ahead = _Ahead()
 
-    def of(self, unit: Unit) -> Consecutive:
-        """The messages of *unit*, just taken.
+    def of(self, unit: Unit) -> tuple[RecordMessage, Consecutive]:
+        """The first message of *unit*, just taken, and what the actor gets.
 
         It is cut where another actor, or an unreadable record, comes, and where contents from elsewhere become too
         many; an unreadable first record stands alone.
@@ -63,27 +87,37 @@ class Batches:
         Raises:
           Undecodable, ReadLater: what is wrong with that one.
         """
-        ahead, self._ahead = self._ahead, {}
-        messages: list[RecordMessage] = []
-        size = 0
+        batch = self._begun(unit.records)
         try:
-            for record in unit.records:
-                message, content = self._known(ahead, record) or self._read(record)
-                size += content
-                if messages and (message.actor_name != messages[0].actor_name or size > BATCH_BYTES):
-                    break
-                messages.append(message)
+            self._read_on(batch, unit.records)
         except (Undecodable, ReadLater):
-            if not messages:
+            if not batch.items:
                 self._shorten(unit, 1)
                 raise
-        self._shorten(unit, len(messages))
-        return Consecutive(messages, self)
+        self._shorten(unit, len(batch.items))
+        return batch.items[0], Consecutive(batch.items, self)
 
-    @staticmethod
-    def _known(ahead: dict[int, tuple[RecordMessage, int]], record: Record) -> tuple[RecordMessage, int] | None:
-        found = ahead.get(record.offset)
-        return found if found is not None and found[0].record is record else None
+    def _begun(self, records: Sequence[Record]) -> _Ahead:
+        """What was read of *records* ahead of their turn."""
+        ahead, self._ahead = self._ahead, _Ahead()
+        return ahead if ahead.begins(records) else _Ahead()
+
+    def _read_on(self, batch: _Ahead, records: Sequence[Record]) -> None:
+        """The first one's message always: it says whose they are."""
+        if not batch.items:
+            batch.add(records[0], *self._read(records[0]))
+        actor = batch.items[0].actor_name
+        for record in records[len(batch.items) :]:
+            item = self._short(record, actor)
+            if item is None:
+                item, size = self._read(record)
+                if item.actor_name != actor:
+                    break
+            else:
+                size = record.size
+            if batch.size + size > BATCH_BYTES:
+                break
+            batch.add(record, item, size)
 
     def _shorten(self, unit: Unit, size: int) -> None:
         if size < len(unit.records):
@@ -94,16 +128,18 @@ class Batches:
         """Whether something is there that is handed out when nothing runs."""
         return self._buffer.goes_on
 
-    def read_ahead(self) -> list[RecordMessage]:
+    def read_ahead(self) -> list[Any]:
         """See `Consecutive`.  What lies elsewhere is left alone: fetching it may take longer than the actor waits."""
-        known, fresh = self._ahead, {}
-        for record in self._buffer.coming():
-            if claims.HEADER in record.headers:
-                break
-            try:
-                fresh[record.offset] = self._known(known, record) or self._read(record)
-            except Exception:
-                logger.debug("kafka_not_read_ahead record=%s", record, exc_info=True)
-                break
-        self._ahead = fresh
-        return [message for message, _ in fresh.values()]
+        records = tuple(takewhile(_is_here, self._buffer.coming()))
+        batch = self._begun(records)
+        try:
+            if records:
+                self._read_on(batch, records)
+        except Exception:
+            logger.debug("kafka_not_read_ahead record=%s", records[len(batch.items)], exc_info=True)
+        self._ahead = batch
+        return list(batch.items)
+
+
+def _is_here(record: Record) -> bool:
+    return claims.HEADER not in record.headers

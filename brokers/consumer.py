@@ -59,8 +59,8 @@ CHUNK = 500
 
 #: Records of a partition that wait in this process, and their bytes: above the first it is paused, below the second it
 #: goes on.  The gap keeps the number of pauses low, since each drops what the client has fetched ahead.
-HIGH_WATER, HIGH_WATER_BYTES = 2000, 16_000_000
-LOW_WATER, LOW_WATER_BYTES = 500, 4_000_000
+HIGH_WATER, HIGH_WATER_BYTES = 10000, 16_000_000
+LOW_WATER, LOW_WATER_BYTES = 3000, 4_000_000
 
 #: Longest wait, in seconds, for what runs when partitions move away.  Far below `max.poll.interval.ms`, which is 300.
 DRAIN_S = 20.0

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from brokers.periodic import Schedule
     from brokers.reader import Reader
     from brokers.records import Outgoing
-    from brokers.topics import Decode, Ready, Refused, Start
+    from brokers.topics import Compact, Decode, Ready, Refused, Start
     from brokers.waiting import Progress, Waiting
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
@@ -175,6 +175,7 @@ class KafkaBroker(EmittingBroker):
         batch: int | None = None,
         start: Start | None = None,
         decode: Decode | None = None,
+        compact: Compact | None = None,
         max_priority: int | None = None,
         refused: Refused | None = None,
         share: bool = False,
@@ -190,8 +191,10 @@ class KafkaBroker(EmittingBroker):
         options: dict[str, Any] = {"batch": batch, "start": start, "decode": decode, "max_priority": max_priority}
         known = self.queues.get(queue_name)
         if known is not None:
-            given = {"topic": topic, "group_id": group_id, "ordered": ordered or None, "share": share or None}
-            agree(known, options | given | {"refused": refused, "ready": ready, "repeatable": repeatable or None})
+            given: dict[str, Any] = {"topic": topic, "group_id": group_id, "refused": refused, "ready": ready}
+            given |= {"ordered": ordered or None, "share": share or None, "repeatable": repeatable or None}
+            given |= {"compact": compact}
+            agree(known, options | given)
             return
         if share:
             require_client()
@@ -199,7 +202,7 @@ class KafkaBroker(EmittingBroker):
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or (f"{self.group_id}.share" if share else self.group_id)
-        options |= {"refused": refused, "ready": ready, "repeatable": repeatable}
+        options |= {"refused": refused, "ready": ready, "repeatable": repeatable, "compact": compact}
         queue = Queue(queue_name, topic, group_id, ordered=ordered, share=share, **options)
         refuse_taken(queue, self.queues.values(), {self.control_topic.name, self.delayed_topic.name})
         self.emit_before("declare_queue", queue_name)

@@ -14,14 +14,14 @@ import base64
 import threading
 import zlib
 from collections import deque
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from brokers.errors import KafkaError
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 #: Characters of commit metadata that Kafka takes from this client: the broker's 4,096 less the NUL that the client
 #: adds.
@@ -214,6 +214,18 @@ class AckTracker:
                 return False
             self._snapshot = None
             return True
+
+    def done_all(self, offsets: Sequence[int]) -> None:
+        """`done` of each, ascending."""
+        with self._lock:
+            if offsets and offsets == list(islice(self._above, len(offsets))):  # the first ones: so it is in order
+                for _ in offsets:
+                    self._above.popleft()
+                self._highest_done = max(self._highest_done, offsets[-1])
+                self._snapshot = None
+                return
+        for offset in offsets:
+            self.done(offset)
 
     def _is_above(self, offset: int) -> bool:
         if self._above and self._above[0] == offset:

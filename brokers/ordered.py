@@ -8,7 +8,10 @@ all that is behind it waits.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
+from itertools import accumulate, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from brokers.assignment import Assignment, Blocked, Buffer, Unit
@@ -29,6 +32,9 @@ MOST_DOUBLINGS = 16
 
 #: Bytes of values that one batch may hold, so that a batch of large messages does not become one huge transaction.
 BATCH_BYTES = 4_000_000
+
+
+_offset = attrgetter("offset")
 
 
 def backoff_s(attempts: int) -> float:
@@ -152,14 +158,14 @@ class OrderedBuffer(Buffer):
         fill whatever is a multiple of it.
         """
         most = self.queue.batch or 1
-        records: list[Record] = []
-        size = 0
-        for record in self._waiting:
-            if records and (record.offset // most != records[0].offset // most or size >= BATCH_BYTES):
-                break
-            records.append(record)
-            size += record.size
-        return tuple(records)
+        records = tuple(islice(self._waiting, most))
+        end = records[0].offset // most * most + most if records else 0
+        if records and records[-1].offset >= end:
+            records = records[: bisect_left(records, end, key=_offset)]
+        if self._of is not None and self._of.waiting_bytes >= BATCH_BYTES:
+            sizes = accumulate(record.size for record in records)
+            records = records[: next((count for count, size in enumerate(sizes, 1) if size >= BATCH_BYTES), None)]
+        return records
 
     def coming(self) -> tuple[Record, ...]:
         """The records that are handed out next, as far as they are here."""

@@ -10,7 +10,7 @@ import dramatiq
 from dramatiq.errors import ActorNotFound, Retry
 from dramatiq.middleware import MiddlewareError, SkipMessage
 
-from brokers import records, suspects
+from brokers import claims, records, suspects
 from brokers.clients import Seldom
 from brokers.consecutive import Batches
 from brokers.dead_letters import bare, dead_letter
@@ -149,7 +149,8 @@ class Reader(dramatiq.Consumer):
         self._prefetch = prefetch
         self._timeout_s = timeout_s
         self._seldom = Seldom()
-        self._batches = Batches(cast("OrderedBuffer", buffer), self._read_for_batch)  # only an ordered queue has any
+        # Only an ordered queue has any.
+        self._batches = Batches(cast("OrderedBuffer", buffer), self._read_for_batch, self._compact)
         self._asleep: list[Unit] = []  # handed out with an eta: Dramatiq keeps them, and can lose them
 
     def __next__(self) -> KafkaMessageProxy | None:
@@ -213,10 +214,20 @@ class Reader(dramatiq.Consumer):
         message, content = read_message(record, self._queue, self._envelope)
         return RecordMessage(message, record), content.size
 
+    def _compact(self, record: Record, actor: str) -> Any:
+        """What stands for *record* among the messages of *actor*; none where only its message does."""
+        compact = self._queue.compact
+        if compact is None or compact.actor != actor or claims.HEADER in record.headers:
+            return None
+        try:
+            return compact.read(self._envelope.open(record, self._queue))
+        except Exception:  # what is wrong is told where the message is read
+            logger.debug("kafka_not_compact record=%s", record, exc_info=True)
+            return None
+
     def _batch(self, unit: Unit) -> dramatiq.Message[Any]:
         """One message that carries the messages of the batch."""
-        messages = self._batches.of(unit)
-        first = messages[0]
+        first, messages = self._batches.of(unit)
         return dramatiq.Message(
             queue_name=self._queue.name,
             actor_name=first.actor_name,

@@ -7,7 +7,7 @@ log wants to know without decoding values.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import dramatiq
 import msgspec
@@ -78,7 +78,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, headers={**self.headers, **further})
 
 
-class _Wire(msgspec.Struct):
+class Wire(msgspec.Struct):
     """Dramatiq's message, strictly: what Dramatiq's own decoder lets through can end a worker thread."""
 
     queue_name: str
@@ -90,7 +90,8 @@ class _Wire(msgspec.Struct):
     message_timestamp: int
 
 
-_decoder = msgspec.json.Decoder(_Wire)
+#: Raises what msgspec does about JSON that is no message.
+read: Final = msgspec.json.Decoder(Wire).decode
 
 
 def received(message: KafkaMessage, place: tuple[str, int] | None = None) -> Record:
@@ -188,13 +189,13 @@ def decode(record: Record, queue_name: str, encoder: Encoder = JSON) -> dramatiq
     return message
 
 
-def _strict(value: bytes, encoder: Encoder) -> _Wire:
+def _strict(value: bytes, encoder: Encoder) -> Wire:
     try:
-        return _decoder.decode(value)
+        return read(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         reason = exc
     try:  # a trusted encoder of the application's own, or what only Python's JSON takes (NaN, a lone surrogate)
-        return msgspec.convert(encoder.decode(value), _Wire)
+        return msgspec.convert(encoder.decode(value), Wire)
     except Exception as exc:  # encoders raise what they like
         raise Undecodable(f"not a Dramatiq message: {reason} in {value[:QUOTED]!r}") from exc
 

@@ -58,6 +58,18 @@ Start = Callable[[str, int, int], int]
 Decode = Callable[["Record", str], "dramatiq.Message[Any]"]
 
 
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """How a batch holds records without making messages of them.
+
+    *actor*: whose messages they are.  *read*: what a record says, in the application's own form, or none where only its
+    message tells; with the same meaning, of course.
+    """
+
+    actor: str
+    read: Callable[[Record], Any]
+
+
 #: Whether a message may be handed out now (none), or in how many seconds to ask again.  Called by the threads that
 #: read, with the queue's condition held: it has to answer from memory.
 Ready = Callable[["dramatiq.Message[Any]"], float | None]
@@ -110,6 +122,7 @@ class Queue:
     *batch*: of an unordered queue, up to that many messages in one call, each with an end of its own.
     *start*: where to begin, asked at every assignment and after every failure; without it Kafka's commit decides.
     *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
+    *compact*: of an ordered queue with batches, how its plain records are read instead, for a fraction of the time.
     *max_priority*: the highest level, each of which is a topic of its own; see `priorities`.
     *parked_on*: the dead-letter topic, where that is not ``<topic>.XQ``.
     *refused*: for a log that several replicas read alike: what a record becomes that all of them have to refuse.  What
@@ -126,6 +139,7 @@ class Queue:
     batch: int | None = None
     start: Start | None = field(default=None, compare=False)
     decode: Decode | None = field(default=None, compare=False)
+    compact: Compact | None = field(default=None, compare=False)
     parked_on: str | None = None
     max_priority: int | None = None
     refused: Refused | None = field(default=None, compare=False)
@@ -140,6 +154,8 @@ class Queue:
             raise WrongTopic(f"queue {self.name!r}: a batch is a positive number of messages")
         if self.share and self.ordered:
             raise WrongTopic(f"queue {self.name!r} is ordered, and a share group knows no order")
+        if self.compact is not None and not (self.ordered and self.batch is not None):
+            raise WrongTopic(f"queue {self.name!r}: only in the batches of an ordered queue records need no message")
         if self.start is not None and not self.ordered:
             raise WrongTopic(f"queue {self.name!r}: only an ordered queue has a start of its own")
         if self.ready is not None and (self.ordered or self.share or self.batch is not None):

@@ -70,7 +70,7 @@ def freeze(statement: Statement, *, now: dt.datetime, random: Random, condition:
 
 def check(statement: Statement, *, condition: bool = False) -> None:
     """Raise `NotDeterministic` if anything in *statement* should have been frozen or refused by its sender."""
-    if _is_plain(statement, condition=condition):
+    if is_plain(statement, condition=condition):
         return
     judgement = _judged(statement, condition=condition)
     for finding in judgement.findings:
@@ -80,7 +80,7 @@ def check(statement: Statement, *, condition: bool = False) -> None:
             )
 
 
-def _is_plain(statement: Statement, *, condition: bool) -> bool:
+def is_plain(statement: Statement, *, condition: bool = False) -> bool:
     """Whether nothing can be said against the text, nor against any value of its parameters: so are most."""
     judgement = _judgement(statement, condition=condition)
     touched = judgement.findings or judgement.schema or judgement.zones or judgement.temporal

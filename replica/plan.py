@@ -62,7 +62,7 @@ class Group:
 
 def verdict(command: Command) -> Outcome | None:
     """The rejected outcome of a command that no server needs to see, or None."""
-    return None if _plain(command) is not None else _verdict(command)
+    return None if command.shape is not None or _plain(command) is not None else _verdict(command)
 
 
 def _verdict(command: Command) -> Outcome | None:
@@ -134,6 +134,8 @@ def _rejected(command: Command, code: str, message: str) -> Outcome:
 
 def kind_of(command: Command) -> Kind:
     """How *command* must be applied."""
+    if command.shape is not None:
+        return Kind.BATCH
     plain = _plain(command)
     if plain is not None:
         return Kind.ALONE if plain.alone else Kind.BATCH
@@ -168,9 +170,7 @@ def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
     room = BATCH_BYTES
     ids: set[str] = set()
     for command in commands:
-        weight = 0
-        for statement in texts(command):
-            weight += len(statement.text) + values.size(statement.parameters)
+        weight = command.weight or _weight(command)
         behind = bool(chosen) and command.offset // INTERVAL != chosen[0].offset // INTERVAL
         again = command.id in ids  # whether it is a duplicate is known when the first one's transaction has ended
         if chosen and (len(chosen) >= limit or weight > room or behind or again):
@@ -183,6 +183,10 @@ def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
             ids.add(command.id)
     if chosen:
         yield Unit(Kind.BATCH, tuple(chosen), groups(chosen))
+
+
+def _weight(command: Command) -> int:
+    return sum(len(statement.text) + values.size(statement.parameters) for statement in texts(command))
 
 
 def groups(commands: Sequence[Command], apart: Container[int] = ()) -> list[Group | Command]:
@@ -198,13 +202,15 @@ def groups(commands: Sequence[Command], apart: Container[int] = ()) -> list[Grou
 
 
 def _group_key(command: Command) -> tuple[str, Any] | None:
+    if command.shape is not None:
+        return command.shape.key
     if _plain(command) is None:  # it shares no transaction, or is rejected in it
         return None
     statement = command.statements[0]
     parameters = statement.parameters
     kinds = tuple(map(type, parameters.values()))
-    if len(statement.text) <= _REPEATED_LENGTH and _SCALARS.issuperset(kinds):
-        return _key_of_scalars(statement.text, tuple(parameters), kinds)
+    if len(statement.text) <= REPEATED_LENGTH and SCALARS.issuperset(kinds):
+        return key_of_scalars(statement.text, tuple(parameters), kinds)
     return (statement.text, types(statement)) if _groupable(statement.text, parameters.keys()) else None
 
 
@@ -214,12 +220,15 @@ def _groupable(text: str, names: AbstractSet[str]) -> bool:
 
 
 #: Characters; longer texts are hardly ever repeated and would fill the memory.
-_REPEATED_LENGTH: Final = 16_384
+REPEATED_LENGTH: Final = 16_384
 
 
 @lru_cache(maxsize=4096)
-def _key_of_scalars(text: str, names: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str, Any] | None:
-    """The same object for all neighbours, so that comparing them costs nothing."""
+def key_of_scalars(text: str, names: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str, Any] | None:
+    """What neighbours with scalar parameters have in common that one UNWIND may do; None where none may.
+
+    The same object for all of them, so that comparing them costs nothing.
+    """
     if not _groupable(text, frozenset(names)):
         return None
     return text, tuple(sorted(zip(names, kinds, strict=True), key=lambda pair: pair[0]))
@@ -235,7 +244,7 @@ def types(statement: Statement) -> tuple[tuple[str, Any], ...]:
 
 
 #: Types whose values are all the same to the server.
-_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def _type(value: Any) -> Any:

@@ -35,6 +35,15 @@ class Position:
     offset: int
 
 
+class Shape(msgspec.Struct, frozen=True, eq=False):
+    """What is known of every command with one text and parameters of the same names and types; see `replica.shapes`.
+
+    *key*: equal for neighbours that one UNWIND may do; None where each goes by itself.
+    """
+
+    key: tuple[str, Any] | None
+
+
 class Command(msgspec.Struct, frozen=True):
     """One record of the command log: statements that are applied together or not at all.
 
@@ -43,6 +52,7 @@ class Command(msgspec.Struct, frozen=True):
     *refused* is why the record is no command at all (undecodable, wrong shape); it ends as a rejected outcome,
     the same on every replica, and its statements are ignored.  *skipped* is why people have decided that no replica
     applies it; it ends likewise.
+    *shape* and *weight*, about how many bytes it has, are there where whoever read it knew them.
     """
 
     offset: int
@@ -51,6 +61,8 @@ class Command(msgspec.Struct, frozen=True):
     skipped: str | None = None
     when: Statement | None = None
     id: str | None = None
+    shape: Shape | None = None
+    weight: int = 0
 
 
 @dataclass(frozen=True, slots=True)

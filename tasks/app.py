@@ -17,7 +17,7 @@ from brokers.expiry import Expires
 from brokers.limits import RateLimits
 from brokers.peek import Peek
 from brokers.replies import Replies
-from brokers.topics import DAY_S, FOR_EVER, TopicSpec
+from brokers.topics import DAY_S, FOR_EVER, Compact, TopicSpec
 from brokers.unique import Unique
 from replica.driver import connect
 from replica.guard import Allowed
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from brokers.reader import RecordMessage
     from brokers.records import Record
-    from replica.statement import Statement
+    from replica.statement import Command, Statement
     from settings import Settings
     from tasks.kept import Kept
     from tasks.replying import Reply
@@ -214,6 +214,7 @@ class App:
             batch=self.settings.apply_batch,
             start=lambda *place: self._applying.get().start(*place),
             decode=wire.read_command,
+            compact=Compact(wire.COMMAND_ACTOR, wire.plain_command),
             refused=wire.refused_command,
         )
         self.broker.declare_queue(
@@ -303,7 +304,7 @@ class App:
     # Actors.
 
     def _command_actor(self) -> CommandActor:
-        def run_command(messages: list[RecordMessage]) -> None:
+        def run_command(messages: list[RecordMessage | Command]) -> None:
             """Apply consecutive commands."""
             self._applying.get().apply(messages)
 

@@ -10,6 +10,7 @@ from brokers.consecutive import Consecutive
 from brokers.errors import StartRefused, StartUnknown
 from replica.apply import Applier
 from replica.errors import Halted, Held, HistoryMissing, Unavailable
+from replica.statement import Command
 from tasks import skipping, wire
 from tasks.reporting import Reports
 from tasks.snapshots import way_out
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from brokers import KafkaBroker
     from brokers.reader import RecordMessage
     from brokers.topics import TopicSpec
-    from replica.statement import Command
     from settings import Settings
     from tasks.comparing import Comparing
     from tasks.decisions import Decision, Decisions
@@ -113,7 +113,7 @@ class Applying:
             )
         return self._applier
 
-    def apply(self, messages: Sequence[RecordMessage]) -> None:
+    def apply(self, messages: Sequence[RecordMessage | Command]) -> None:
         """Apply consecutive commands and report their outcomes.
 
         Raises:
@@ -134,14 +134,16 @@ class Applying:
                 self._reports.confirm()
                 self._comparing.confirm()
 
-    def _apply(self, applier: Applier, messages: Sequence[RecordMessage], meanwhile: Callable[[], None] | None) -> None:
-        commands = [wire.command_of(message, message.record.offset) for message in messages]
+    def _apply(
+        self, applier: Applier, messages: Sequence[RecordMessage | Command], meanwhile: Callable[[], None] | None
+    ) -> None:
+        commands = _commands(messages)
         ready, proposal = skipping.prepared(commands, skipping.skips(self._decisions.current(), self._topic_id))
         try:
             if ready:
                 applied = applier.apply(ready, published=self._reports.published, meanwhile=meanwhile)
                 self._reports.say(applied, self._topic_id)
-                self._comparing.passed(messages[: len(ready)], applied.checkpoints, applier.position)
+                self._comparing.passed(messages[len(ready) - 1], applied.checkpoints, applier.position)
                 self._holding.passed(ready[-1].offset)
             if proposal is not None:
                 self._stand_still(applier, commands[len(ready)], proposal)
@@ -162,6 +164,10 @@ class Applying:
 def _look_ahead(applier: Applier, batch: Consecutive) -> None:
     """Read and plan the commands behind *batch*.  What is wrong with them must not be put down to that one."""
     try:
-        applier.look_ahead([wire.command_of(message, message.record.offset) for message in batch.read_ahead()])
+        applier.look_ahead(_commands(batch.read_ahead()))
     except Exception:
         logger.debug("commands_not_planned", exc_info=True)
+
+
+def _commands(messages: Sequence[RecordMessage | Command]) -> list[Command]:
+    return [one if isinstance(one, Command) else wire.command_of(one, one.record.offset) for one in messages]

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from dramatiq.errors import BrokerError
 
 from brokers.errors import StartUnknown
+from replica.statement import Command
 from tasks import verified
 from tasks.checkpoints import Watch
 from tasks.verifying import Schedule, Verifying
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     import neo4j
 
@@ -59,13 +60,14 @@ class Comparing:
         if self._schedule is None and self._app.settings.verify_every_s > 0:
             self._schedule = Schedule(self._app, self._verifying, self._app.settings.verify_every_s)
 
-    def passed(self, messages: Sequence[RecordMessage], checkpoints: Iterable[Checkpoint], at: Position | None) -> None:
-        """*messages*, of which the last may ask for a comparison, are applied, and the graph is *at* that position."""
+    def passed(self, last: RecordMessage | Command, checkpoints: Iterable[Checkpoint], at: Position | None) -> None:
+        """All up to *last*, which may ask for a comparison, is applied, and the graph is *at* that position."""
         self._watch.confirm()
         self._watch.say(checkpoints)
-        request = verified.request_of(messages[-1].options)
-        if request is not None:
-            self._verifying.answer(request, self._topic_id, messages[-1].record.offset, at)
+        if isinstance(last, Command):  # a plain one
+            return
+        if (request := verified.request_of(last.options)) is not None:
+            self._verifying.answer(request, self._topic_id, last.record.offset, at)
 
     def confirm(self) -> None:
         """Wait until what was said is published.

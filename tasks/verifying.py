@@ -19,6 +19,7 @@ from dramatiq.errors import BrokerError
 from brokers.records import Outgoing
 from brokers.replies import Place, TopicReader
 from replica.errors import QueryUnavailable
+from replica.statement import Command
 from tasks import verified
 from tasks.divergence import judge
 from tasks.verified import Reading, Request, Unverified, Verified
@@ -53,11 +54,11 @@ class TooLong(Exception):
     """The applier has waited long enough."""
 
 
-def parts(messages: Sequence[RecordMessage]) -> Iterator[Sequence[RecordMessage]]:
+def parts(messages: Sequence[RecordMessage | Command]) -> Iterator[Sequence[RecordMessage | Command]]:
     """Consecutive commands, cut behind each comparison."""
     start = 0
     for index, message in enumerate(messages, start=1):
-        if verified.OPTION in message.options:
+        if not isinstance(message, Command) and verified.OPTION in message.options:
             yield messages[start:index]
             start = index
     if start < len(messages):

@@ -31,6 +31,7 @@ from brokers.errors import Undecodable
 from replica import cypher, values
 from replica.determinism import check
 from replica.errors import NotDeterministic, ValueNotDecodable
+from replica.shapes import shape_of
 from replica.statement import Command, Statement
 
 
@@ -58,6 +59,9 @@ ID = "id"
 
 #: What typed JSON is the same as itself for: most parameters are such, and looking for more in them takes time.
 _SCALARS = frozenset({str, int, float, bool, type(None)})
+
+#: Options that mean nothing to a replica: the name of a command function, and the record's key.
+_SAYS_NOTHING = frozenset({"command", "key"})
 
 #: Where a message that was read keeps its command: reading and judging it takes longer than all else, and is done once.
 _JUDGED = "judged_command"
@@ -239,6 +243,24 @@ def read_command(record: Record, queue_name: str) -> dramatiq.Message[Any]:
     except Exception:
         logger.warning("command_not_judged record=%s", record, exc_info=True)
     return message
+
+
+def plain_command(record: Record) -> Command | None:
+    """The command of a record on the command topic where it is plain; none where only its message tells.
+
+    It is the one that `command_of` finds in the message that `read_command` makes, in a fifth of the time.
+    """
+    try:
+        message = records.read(record.value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if message.actor_name != COMMAND_ACTOR or not _SAYS_NOTHING.issuperset(message.options) or len(message.args) != 1:
+        return None
+    [text] = message.args
+    shape = shape_of(text, message.kwargs) if type(text) is str else None
+    if shape is None:
+        return None
+    return Command(record.offset, (Statement(text, message.kwargs),), shape=shape, weight=record.size)
 
 
 def refused_command(record: Record, queue_name: str, reason: str) -> dramatiq.Message[Any]:

@@ -1,0 +1,36 @@
+"""What commands with one text have in common is found out once, and looked up for each of them.  Pure.
+
+A log is mostly commands of a few texts with numbers and strings for parameters.  Whether such a command is fit for a
+log, how it is applied and with which neighbours, depends on nothing but its text and its parameters' names and types.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from replica import plan
+from replica.determinism import is_plain
+from replica.statement import Command, Shape, Statement
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def shape_of(text: str, parameters: Mapping[str, Any]) -> Shape | None:
+    """That of a command of this one statement; None where more of it has to be looked at."""
+    kinds = tuple(map(type, parameters.values()))
+    if len(text) > plan.REPEATED_LENGTH or not plan.SCALARS.issuperset(kinds):
+        return None
+    return _shape_of(text, tuple(parameters), kinds)
+
+
+@lru_cache(maxsize=4096)
+def _shape_of(text: str, names: tuple[str, ...], kinds: tuple[type, ...]) -> Shape | None:
+    statement = Statement(text, dict.fromkeys(names))  # of the values nothing is asked
+    if not is_plain(statement) or plan.kind_of(Command(-1, (statement,))) is not plan.Kind.BATCH:
+        return None
+    if plan.verdict(Command(-1, (statement,))) is not None:
+        return None
+    return Shape(plan.key_of_scalars(text, names, kinds))

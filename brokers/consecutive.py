@@ -46,9 +46,12 @@ class Consecutive(list[Any]):
         """Whether another batch waits to be handed out as soon as this one has ended."""
         return self._batches.more
 
-    def read_ahead(self) -> list[Any]:
-        """The messages of the next batch, as far as it is here and can be read.  Never raises: their own turn tells."""
-        return self._batches.read_ahead()
+    def read_ahead(self, most: int) -> list[Any]:
+        """The first messages of the next batch, up to *most* more than before, as far as they are here and can be read.
+
+        Never raises: their own turn tells.
+        """
+        return self._batches.read_ahead(most)
 
 
 class _Ahead:
@@ -128,17 +131,19 @@ class Batches:
         """Whether something is there that is handed out when nothing runs."""
         return self._buffer.goes_on
 
-    def read_ahead(self) -> list[Any]:
+    def read_ahead(self, most: int) -> list[Any]:
         """See `Consecutive`.  What lies elsewhere is left alone: fetching it may take longer than the actor waits."""
-        records = tuple(takewhile(_is_here, self._buffer.coming()))
-        batch = self._begun(records)
+        coming = self._buffer.coming()
+        batch = self._begun(coming)
+        known = len(batch.items)
+        fresh = tuple(takewhile(_is_here, coming[known : known + most]))
         try:
-            if records:
-                self._read_on(batch, records)
+            if fresh:
+                self._read_on(batch, coming[:known] + fresh)
         except Exception:
-            logger.debug("kafka_not_read_ahead record=%s", records[len(batch.items)], exc_info=True)
+            logger.debug("kafka_not_read_ahead record=%s", coming[len(batch.items)], exc_info=True)
         self._ahead = batch
-        return list(batch.items)
+        return batch.items.copy()
 
 
 def _is_here(record: Record) -> bool:

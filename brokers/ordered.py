@@ -33,6 +33,9 @@ MOST_DOUBLINGS = 16
 #: Bytes of values that one batch may hold, so that a batch of large messages does not become one huge transaction.
 BATCH_BYTES = 4_000_000
 
+#: Seconds that a batch takes at most to grow, and to be cut down: a pause, a rebalance and the end of a process wait
+#: for it.
+QUICK_S, SLOW_S = 0.05, 0.25
 
 _offset = attrgetter("offset")
 
@@ -52,6 +55,8 @@ class OrderedBuffer(Buffer):
         self._expected = 0  # one above the last finished offset
         self._not_before = 0.0  # monotonic seconds
         self._held: Blocked | None = None
+        self._most = queue.least or queue.batch or 1  # records in a batch, just now
+        self._taken_at = 0.0  # monotonic seconds
 
     # The owner thread's side.
 
@@ -143,6 +148,7 @@ class OrderedBuffer(Buffer):
             return None
         records = self._first_records()
         assignment.wait_no_more(records)
+        self._taken_at = time.monotonic()
         return Unit(assignment, records)
 
     def _first_records(self) -> tuple[Record, ...]:
@@ -155,9 +161,9 @@ class OrderedBuffer(Buffer):
         """What is handed out next.
 
         A batch ends below a multiple of its size, so that batches lie alike wherever reading began, and whole ones
-        fill whatever is a multiple of it.
+        fill whatever is a multiple of it.  One that grows doubles, so that this stays true of its least size.
         """
-        most = self.queue.batch or 1
+        most = self._most
         records = tuple(islice(self._waiting, most))
         end = records[0].offset // most * most + most if records else 0
         if records and records[-1].offset >= end:
@@ -187,6 +193,17 @@ class OrderedBuffer(Buffer):
     def _finished(self, unit: Unit) -> None:
         self._expected = unit.records[-1].offset + 1
         self._hold_no_more()
+        self._adapt(len(unit.records), time.monotonic() - self._taken_at)
+
+    def _adapt(self, size: int, took_s: float) -> None:
+        """Larger batches while they end quickly: to hand one over takes a while, in which nothing is applied."""
+        least, most = self.queue.least, self.queue.batch
+        if least is None or most is None:
+            return
+        if took_s > SLOW_S:
+            self._most = least
+        elif took_s < QUICK_S and size * 2 > self._most and self._most * 2 <= most:
+            self._most *= 2
 
     def _hold_no_more(self) -> None:
         self._held, self._not_before = None, 0.0

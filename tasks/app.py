@@ -72,6 +72,9 @@ REQUESTS = "request"
 #: Partitions of the request and response topics: up to so many query servers work at once.
 QUERY_PARTITIONS = 3
 
+#: Most transactions of commands in one call of the actor, where they end quickly.
+TRANSACTIONS = 8
+
 #: Seconds for a question to Kafka on a caller's behalf.
 ASK_S = 8.0
 
@@ -211,7 +214,8 @@ class App:
             topic=self.command_topic,
             group_id=self.settings.group(self.settings.group_id),
             ordered=True,
-            batch=self.settings.apply_batch,
+            batch=self.settings.apply_batch * TRANSACTIONS,
+            least=self.settings.apply_batch,
             start=lambda *place: self._applying.get().start(*place),
             decode=wire.read_command,
             compact=Compact(wire.COMMAND_ACTOR, wire.plain_command),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NoReturn
 
 from brokers.consecutive import Consecutive
@@ -121,13 +122,16 @@ class Applying:
             again.
         """
         ahead = messages if isinstance(messages, Consecutive) else None
+        size = self._settings.apply_batch
+        transactions = list(parts(messages, size))
         follows = False
         try:
-            self._standing.before_apply()
-            if self._applier is None:
-                raise StartUnknown("commands came before their start")
-            for part in parts(messages):
-                self._apply(self._applier, part, None if ahead is None else partial(_look_ahead, self._applier, ahead))
+            for part, coming in zip_longest(transactions, transactions[1:]):
+                self._standing.before_apply()
+                if self._applier is None:
+                    raise StartUnknown("commands came before their start")
+                look_ahead = partial(_look_ahead, self._applier, ahead, coming, size) if ahead is not None else None
+                self._apply(self._applier, part, look_ahead)
             follows = ahead is not None and ahead.more
         finally:
             if not follows:  # else what was said is confirmed while the next commands are applied
@@ -161,10 +165,16 @@ class Applying:
         raise Held(command.offset, code, said, retry_after_s=skipping.AGAIN_S)
 
 
-def _look_ahead(applier: Applier, batch: Consecutive) -> None:
-    """Read and plan the commands behind *batch*.  What is wrong with them must not be put down to that one."""
+def _look_ahead(
+    applier: Applier, batch: Consecutive, coming: Sequence[RecordMessage | Command] | None, size: int
+) -> None:
+    """Plan what is *coming*, or comes behind *batch*, and read more of that.
+
+    What is wrong with it must not be put down to what is applied just now.
+    """
     try:
-        applier.look_ahead(_commands(batch.read_ahead()))
+        behind = batch.read_ahead(size)
+        applier.look_ahead(_commands(coming if coming is not None else next(parts(behind, size), ())))
     except Exception:
         logger.debug("commands_not_planned", exc_info=True)
 

@@ -54,11 +54,15 @@ class TooLong(Exception):
     """The applier has waited long enough."""
 
 
-def parts(messages: Sequence[RecordMessage | Command]) -> Iterator[Sequence[RecordMessage | Command]]:
-    """Consecutive commands, cut behind each comparison."""
+def parts(messages: Sequence[RecordMessage | Command], size: int) -> Iterator[Sequence[RecordMessage | Command]]:
+    """Consecutive commands, cut behind each comparison and below each multiple of *size*."""
     start = 0
     for index, message in enumerate(messages, start=1):
-        if not isinstance(message, Command) and verified.OPTION in message.options:
+        if isinstance(message, Command):  # a plain one
+            last = (message.offset + 1) % size == 0
+        else:
+            last = (message.record.offset + 1) % size == 0 or verified.OPTION in message.options
+        if last:
             yield messages[start:index]
             start = index
     if start < len(messages):

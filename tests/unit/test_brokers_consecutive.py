@@ -80,9 +80,9 @@ def test_what_is_read_ahead_is_not_read_again() -> None:
     bench = Bench(ordered=True, batch=2, decode=decoder).deliver(*[value()] * 6)
     reader = bench.reader()
     message = taken(reader)
-    batch_of(message).read_ahead()
+    batch_of(message).read_ahead(9)
     assert decoder.seen == [0, 1, 2, 3]
-    batch_of(message).read_ahead()
+    batch_of(message).read_ahead(9)
     assert decoder.seen == [0, 1, 2, 3]
     reader.ack(message)
     assert offsets(batch_of(taken(reader))) == [2, 3]
@@ -94,7 +94,7 @@ def test_what_was_read_ahead_is_forgotten_when_the_log_is_read_from_elsewhere() 
     bench = Bench(ordered=True, batch=2).deliver(value(), value(), value("old"), value("old"))
     reader = bench.reader()
     message = taken(reader)
-    batch_of(message).read_ahead()
+    batch_of(message).read_ahead(9)
     reader.ack(message)
     bench.buffer.forget(bench.assignment)
     bench.assign()
@@ -107,12 +107,12 @@ def test_a_record_that_cannot_be_read_fails_in_its_turn_and_not_ahead() -> None:
     bench = Bench(ordered=True, batch=2).deliver(value(), value(), value(), b"garbage", value())
     reader = bench.reader()
     message = taken(reader)
-    batch_of(message).read_ahead()
+    batch_of(message).read_ahead(9)
     assert bench.kafka.parked == []
     reader.ack(message)
     message = taken(reader)
     assert offsets(batch_of(message)) == [2]
-    batch_of(message).read_ahead()
+    batch_of(message).read_ahead(9)
     reader.ack(message)
     assert next(reader) is None
     assert [error for error, _ in bench.kafka.told] == [Undecodable.__name__]
@@ -125,7 +125,7 @@ def test_content_that_lies_elsewhere_is_not_fetched_ahead() -> None:
     bench = Bench(ordered=True, batch=1, decode=decoder).deliver(value())
     claimed = Record("q", 0, 1, 0, None, value(), {claims.HEADER: b"{}"})
     bench.buffer.deliver(bench.assignment, [claimed])
-    batch_of(taken(bench.reader())).read_ahead()
+    batch_of(taken(bench.reader())).read_ahead(9)
     assert decoder.seen == [0]
 
 

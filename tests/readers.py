@@ -45,10 +45,10 @@ class Bench:
     """A queue with records, and a reader of it."""
 
     def __init__(
-        self, *, ordered: bool = False, batch: int | None = None, decode: Any = None, refused: Any = None
+        self, *, ordered: bool = False, batch: int | None = None, decode: Any = None, refused: Any = None, **more: Any
     ) -> None:
         spec = TopicSpec("q", 1, exact=True) if ordered else TopicSpec("q")
-        self.queue = Queue("q", spec, "g", ordered=ordered, batch=batch, decode=decode, refused=refused)
+        self.queue = Queue("q", spec, "g", ordered=ordered, batch=batch, decode=decode, refused=refused, **more)
         self.buffer: Buffer = OrderedBuffer(self.queue) if ordered else ParallelBuffer(self.queue)
         self.kafka = Kafka()
         self.assign()

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brokers import claims
+from brokers import claims, signing
+from brokers import ordered as ordered_buffers
 from brokers.consecutive import Consecutive
-from brokers.errors import Undecodable
+from brokers.errors import Undecodable, WrongTopic
 from brokers.ordered import OrderedBuffer
 from brokers.records import Record, decode
+from brokers.topics import Compact
 from tests.readers import Bench, taken, value
 
 
@@ -159,3 +161,88 @@ def test_nothing_follows(how: str) -> None:
     elif how == "a queue that has ended":
         bench.buffer.stop("closed")
     assert not batch.more
+
+
+def compacting(**options: Any) -> Bench:
+    """A bench whose records of actor ``a`` are read the short way, but for those with the option ``long``."""
+
+    def read(record: Record) -> int | None:
+        content = record.value or b""
+        return record.offset if b'"actor_name":"a"' in content and b"long" not in content else None
+
+    return Bench(ordered=True, compact=Compact("a", read), **options)
+
+
+def items(messages: Consecutive) -> list[int | str]:
+    """What the actor gets: a number for what was read the short way, a name for a message."""
+    return [one if isinstance(one, int) else f"{one.actor_name}@{one.record.offset}" for one in messages]
+
+
+def test_plain_records_are_read_the_short_way_but_for_the_first() -> None:
+    """That one's message says whose the batch is."""
+    bench = compacting(batch=9).deliver(value(), value(), value(long=1), value(), value("b"), value())
+    reader = bench.reader()
+    message = taken(reader)
+    assert items(batch_of(message)) == ["a@0", 1, "a@2", 3]
+    reader.ack(message)
+    message = taken(reader)
+    assert items(batch_of(message)) == ["b@4"]
+    reader.ack(message)
+    assert items(batch_of(taken(reader))) == ["a@5"]
+    assert bench.committed == 5
+
+
+def test_what_was_read_ahead_the_short_way_is_what_the_actor_gets() -> None:
+    """So many at a time, and the rest in its turn."""
+    bench = compacting(batch=4).deliver(*[value()] * 8)
+    reader = bench.reader()
+    message = taken(reader)
+    found = [items(Consecutive(batch_of(message).read_ahead(most), None)) for most in (1, 2)]  # type: ignore[arg-type]
+    assert found == [["a@4"], ["a@4", 5, 6]]
+    reader.ack(message)
+    assert items(batch_of(taken(reader))) == ["a@4", 5, 6, 7]
+
+
+def test_a_signed_record_is_not_read_the_short_way_by_who_cannot_verify_it() -> None:
+    """Another process may refuse it."""
+    bench = compacting(batch=9, refused=refused).deliver(value())
+    signed = Record("q", 0, 1, 0, None, value(), {signing.SIGNATURE: b"x"})
+    bench.assignment.tracker.begin(1)
+    bench.buffer.deliver(bench.assignment, [signed])
+    reader = bench.reader()
+    message = taken(reader)
+    assert items(batch_of(message)) == ["a@0"]
+
+
+def refused(record: Record, queue_name: str, reason: str) -> dramatiq.Message[Any]:
+    """Stands for a record that may not be read."""
+    return decode(Record("q", 0, record.offset, 0, None, value(reason)), queue_name)
+
+
+def test_batches_grow_while_they_end_quickly_and_shrink_when_they_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doubled, from multiples of the least size to multiples of the largest."""
+    clock = [100.0]
+    monkeypatch.setattr(ordered_buffers.time, "monotonic", lambda: clock[0])
+    bench = Bench(ordered=True, batch=8, least=2).deliver(*[value()] * 40)
+    reader = bench.reader()
+    found = []
+    for seconds in (0.0, 0.0, 0.0, 0.0, ordered_buffers.SLOW_S * 2, 0.1, 0.0):
+        message = taken(reader)
+        found.append(offsets(batch_of(message)))
+        clock[0] += seconds
+        reader.ack(message)
+    assert [len(one) for one in found] == [2, 2, 4, 8, 8, 2, 2]
+    assert [one[0] for one in found] == [0, 2, 4, 8, 16, 24, 26]
+
+
+@pytest.mark.parametrize("wrong", [{"least": 4}, {"batch": 2, "least": 3}, {"batch": 2, "least": 0}])
+def test_only_batches_grow(wrong: dict[str, int]) -> None:
+    """And up to their size."""
+    with pytest.raises(WrongTopic, match="grow"):
+        Bench(ordered=True, **wrong)
+
+
+def test_only_batches_are_read_the_short_way() -> None:
+    """Without them every message is wanted as one."""
+    with pytest.raises(WrongTopic, match="message"):
+        compacting()

@@ -123,6 +123,30 @@ def a_log_and_acks(draw: st.DrawFn) -> tuple[list[int], list[int]]:
 
 @few
 @given(a_log_and_acks(), st.data())
+def test_many_end_as_one_after_the_other(log_and_acks: tuple[list[int], list[int]], data: st.DataObject) -> None:
+    """Whether they are the first ones or not, were handed out or not, and ended before or not."""
+    offsets, acked = log_and_acks
+    many, single = AckTracker(0), AckTracker(0)
+    for tracker in (many, single):
+        tracker.begin_all(offsets)
+        for offset in acked:
+            tracker.done(offset)
+    start = data.draw(st.integers(0, len(offsets)))
+    together = offsets[start : data.draw(st.integers(start, len(offsets)))]
+    together += data.draw(st.sampled_from([[], [offsets[-1] + 5]]))
+    many.done_all(together)
+    for offset in together:
+        single.done(offset)
+    assert (many.snapshot(), many.finished(), many.highest_done, many.unfinished) == (
+        single.snapshot(),
+        single.finished(),
+        single.highest_done,
+        single.unfinished,
+    )
+
+
+@few
+@given(a_log_and_acks(), st.data())
 def test_a_handover_at_any_moment_runs_exactly_what_was_unfinished(
     log_and_acks: tuple[list[int], list[int]], data: st.DataObject
 ) -> None:

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers import claims, signing
-from brokers import ordered as ordered_buffers
 from brokers.consecutive import Consecutive
 from brokers.errors import Undecodable, WrongTopic
-from brokers.ordered import OrderedBuffer
+from brokers.ordered import SLOW_S, OrderedBuffer
 from brokers.records import Record, decode
 from brokers.topics import Compact
 from tests.readers import Bench, taken, value
@@ -222,11 +221,11 @@ def refused(record: Record, queue_name: str, reason: str) -> dramatiq.Message[An
 def test_batches_grow_while_they_end_quickly_and_shrink_when_they_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Doubled, from multiples of the least size to multiples of the largest."""
     clock = [100.0]
-    monkeypatch.setattr(ordered_buffers.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("brokers.ordered.time.monotonic", lambda: clock[0])
     bench = Bench(ordered=True, batch=8, least=2).deliver(*[value()] * 40)
     reader = bench.reader()
     found = []
-    for seconds in (0.0, 0.0, 0.0, 0.0, ordered_buffers.SLOW_S * 2, 0.1, 0.0):
+    for seconds in (0.0, 0.0, 0.0, 0.0, SLOW_S * 2, 0.1, 0.0):
         message = taken(reader)
         found.append(offsets(batch_of(message)))
         clock[0] += seconds

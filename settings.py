@@ -107,7 +107,11 @@ class Settings(BaseSettings):
         "command", alias="COMMAND_TOPIC", description="The ordered log of writes; one partition."
     )
     request_topic: str = Field("request", alias="REQUEST_TOPIC", description="Where queries wait.")
-    response_topic: str = Field("response", alias="RESPONSE_TOPIC", description="Where answers arrive.")
+    response_topic: str = Field(
+        "response",
+        alias="RESPONSE_TOPIC",
+        description="Where answers arrive; those for callers in Python on `response.callers`.",
+    )
     outcomes_topic: str = Field(
         "outcomes", alias="OUTCOMES_TOPIC", description="What each command did on each replica."
     )
@@ -308,10 +312,15 @@ class Settings(BaseSettings):
         return f"{self.stream}/{name}" if self.stream else name
 
     @property
+    def callers_topic(self) -> str:
+        """Where the answers for callers of this package arrive."""
+        return f"{self.response_topic}.callers"
+
+    @property
     def allowed_reply_topics(self) -> frozenset[str]:
         """Full names of the topics that a request may ask its answer on."""
         extra = (name.strip() for name in self.reply_topics.split(","))
-        return frozenset(self.topic(name) for name in (self.response_topic, *extra) if name)
+        return frozenset(self.topic(name) for name in (self.response_topic, self.callers_topic, *extra) if name)
 
     def kafka(self) -> dict[str, str]:
         """The connection part of a Kafka client's configuration."""

@@ -46,8 +46,11 @@ def cancel(settings: Settings, query: str, timeout_s: float) -> Cancelled:
             if answer is not None and answer.end:
                 ends.put(answer)
 
-        topic = app.response_topic
-        places = [Place(topic.name, partition) for partition in range(app.broker.topics.ensure(topic))]
+        places = [
+            Place(topic.name, partition)
+            for topic in (app.callers_topic, app.response_topic)
+            for partition in range(app.broker.topics.ensure(topic))
+        ]
         reader = TopicReader(app.broker.client_settings, places, heard, timeout_s=ASK_S)
         try:
             app.broker.control.stop(query, holds_s=CANCELLED_S, reason="cancel-query")

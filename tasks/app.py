@@ -72,6 +72,10 @@ REQUESTS = "request"
 #: Partitions of the request and response topics: up to so many query servers work at once.
 QUERY_PARTITIONS = 3
 
+#: Partitions of the topic on which callers of this package are answered.  Each process reads one, with all the answers
+#: that others get there: with three of them, thirty processes would read everything ten times.
+CALLER_PARTITIONS = 24
+
 #: Most transactions of commands in one call of the actor, where they end quickly.
 TRANSACTIONS = 8
 
@@ -87,6 +91,7 @@ class App:
         self.command_topic = TopicSpec(settings.topic(settings.command_topic), 1, FOR_EVER, exact=True)
         self.request_topic = TopicSpec(settings.topic(settings.request_topic), QUERY_PARTITIONS, DAY_S)
         self.response_topic = TopicSpec(settings.topic(settings.response_topic), QUERY_PARTITIONS, DAY_S / 24)
+        self.callers_topic = TopicSpec(settings.topic(settings.callers_topic), CALLER_PARTITIONS, DAY_S / 24)
         self.outcomes_topic = TopicSpec(settings.topic(settings.outcomes_topic), 1, 7 * DAY_S, exact=True)
         self.replicas_topic = TopicSpec(
             settings.topic(settings.replicas_topic), 1, FOR_EVER, exact=True, compacted=True
@@ -120,7 +125,7 @@ class App:
             self.slots,
             self._collected,
         )
-        self.replies = Replies(self.broker, self.response_topic, timeout_s=ASK_S)
+        self.replies = Replies(self.broker, self.callers_topic, timeout_s=ASK_S)
         self.follower = Follower(
             self.broker, self.command_topic, self.outcomes_topic, self.replicas_topic, timeout_s=ASK_S
         )
@@ -135,7 +140,8 @@ class App:
         """Every topic that the replicas need, in the order in which a person would name them."""
         read_by_all = (self.outcomes_topic, self.replicas_topic, self.decisions_topic)
         compared = (self.checkpoints_topic, self.verifications_topic)
-        return (self.command_topic, self.request_topic, self.response_topic, *read_by_all, *compared)
+        queries = (self.request_topic, self.response_topic, self.callers_topic)
+        return (self.command_topic, *queries, *read_by_all, *compared)
 
     def driver(self) -> neo4j.Driver:
         """This process's driver of the replica's database."""
@@ -334,7 +340,7 @@ class App:
         options: dict[str, Any] = {"max_retries": 0, "throws": (QueryFailed,)}  # whoever asked is told, and asks again
         actor = QueryActor(fn, broker=self.broker, actor_name=name, queue_name=REQUESTS, priority=0, options=options)
         actor.replies = self.replies
-        actor.response_topic = self.response_topic
+        actor.reply_topic = self.callers_topic
         actor.asking = self.asking
         actor.claim_store = self.broker.envelope.claims
         actor.arguments = arguments

@@ -71,7 +71,7 @@ class QueryActor(dramatiq.Actor[Any, Any]):
     """``run_query``, and every function made a query by the decorator."""
 
     replies: Replies
-    response_topic: TopicSpec
+    reply_topic: TopicSpec
     asking: levels.Asking
     claim_store: ClaimStore | None = None
     arguments: Arguments
@@ -123,14 +123,14 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         self.arguments.converted(args, kwargs or {})
         message = self._made(args, kwargs, self.asking.sent_now(_with_deadline(asked)))
         waiter = self.replies.expect(message.message_id)
-        message.options["reply_to"] = self.response_topic.name
+        message.options["reply_to"] = self.reply_topic.name
         message.options["reply_partition"] = waiter.partition
         try:
             sent = self.broker.enqueue(message)
         except BaseException:
             waiter.close()
             raise
-        result = Result(sent, waiter, self.response_topic.name, self.claim_store, self._cancel)
+        result = Result(sent, waiter, self.reply_topic.name, self.claim_store, self._cancel)
         source = asked.get("at_least")
         result.session = source if isinstance(source, Session) else None
         return result

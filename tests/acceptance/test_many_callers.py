@@ -119,7 +119,7 @@ def test_a_thousand_callers_get_their_own_answers_and_dead_ones_leave_nothing(re
     assert [one["waiting"] for one in done] == [0] * len(done)
 
     app.broker.join("request", timeout=60_000)  # also what the dead have asked
-    sent = Counter(answer.id for answer in map(_answer, replicas.read("response")) if answer.end)
+    sent = Counter(answer.id for answer in map(_answer, replicas.read("response.callers")) if answer.end)
     ids = [message_id for one in done for message_id in one["ids"]]
     assert len(set(ids)) == len(ids) == (PROCESSES - KILLED) * THREADS * QUERIES
     assert {sent[message_id] for message_id in ids} == {1}

@@ -60,6 +60,7 @@ def test_init_makes_every_topic_once(kafka: str) -> None:
         "command": 1,
         "request": 3,
         "response": 3,
+        "response.callers": 24,
         "outcomes": 1,
         "replicas": 1,
         "decisions": 1,

@@ -110,7 +110,7 @@ def test_a_bad_request_is_parked_or_answered(app: App, replicas: Replicas, bad: 
     assert worker_is_whole(replicas)
 
 
-@pytest.mark.parametrize("topic", ["response", "outcomes", "replicas"])
+@pytest.mark.parametrize("topic", ["response.callers", "outcomes", "replicas"])
 def test_callers_pass_over_what_is_none_of_theirs(app: App, replicas: Replicas, topic: str) -> None:
     """Answers and outcomes still arrive when anybody writes anything beside them."""
     keep = app.run_command.send("MERGE (:Here)")

@@ -207,7 +207,7 @@ def test_arguments_are_what_the_function_says_on_both_sides(app: App, actors: Ac
         actors.given.send("2024-02-29", {})
 
     waiter = app.replies.expect(unique())
-    options = {"reply_to": app.response_topic.name, "reply_partition": waiter.partition}
+    options = {"reply_to": app.callers_topic.name, "reply_partition": waiter.partition}
     app.broker.enqueue(dramatiq.Message("request", "given", ("x", {}), {}, options, waiter.correlation_id))
     record = waiter.get(10)
     waiter.close()

@@ -58,7 +58,8 @@ def app(replicas: Replicas) -> App:
 
 def parts(replicas: Replicas, key: str) -> list[dict[str, Any]]:
     """The records of one answer, as any Kafka client reads them."""
-    found = [message for message in replicas.read("response") if message.key() == key.encode()]
+    both = replicas.read("response") + replicas.read("response.callers")
+    found = [message for message in both if message.key() == key.encode()]
     return [json.loads(message.value() or b"") for message in found]
 
 

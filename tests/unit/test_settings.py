@@ -128,7 +128,7 @@ def test_a_stream_stands_in_the_name_of_every_topic_and_group() -> None:
     plain, orders = made(B_TOPIC_PREFIX="x-"), made(B_TOPIC_PREFIX="x-", STREAM="orders", REPLY_TOPICS="more")
     assert (plain.topic("command"), plain.group("replica-1")) == ("x-command", "replica-1")
     assert (orders.topic("command"), orders.group("replica-1")) == ("x-orders.command", "orders/replica-1")
-    assert orders.allowed_reply_topics == {"x-orders.response", "x-orders.more"}
+    assert orders.allowed_reply_topics == {"x-orders.response", "x-orders.response.callers", "x-orders.more"}
 
 
 @pytest.mark.parametrize("name", ["Orders", "a.b", "a/b", "-a", "a b", "x" * 65])

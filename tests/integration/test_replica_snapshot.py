@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from neo4j import spatial
 from neo4j.time import Date, DateTime, Duration, Time
@@ -22,11 +24,13 @@ from replica.errors import (
     MissingPosition,
     QueryUnavailable,
     SnapshotBroken,
+    SnapshotFailed,
     SnapshotRefused,
 )
 from replica.marker import Key
 from replica.query import Queries
-from replica.snapshot_format import Source
+from replica.snapshot_format import Schema, Source
+from replica.snapshot_schema import read_schema
 from replica.statement import Command, Statement
 from tests.support import empty, wait_until
 
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
     from neo4j import Driver
 
+    from replica.marker import Runner
     from tests.conftest import Neo4jServer
 
 
@@ -194,6 +199,24 @@ def test_a_damaged_snapshot_never_becomes_a_replica(driver: Driver) -> None:
     with pytest.raises(SnapshotBroken):
         restored(driver, data[:-500] + bytes([data[-500] ^ 1]) + data[-499:])
 
+    with pytest.raises(HalfRestored):
+        applier(driver).recover(0)
+
+
+def test_an_index_that_the_server_does_not_have_is_named(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a newer Neo4j may write it: with what the server says of it and where it is from.  No replica comes of it."""
+    fill(driver)
+    statement = "CREATE FUTURE INDEX newer FOR (n:`User`) ON (n.`v`)"
+
+    def read_newer(runner: Runner) -> Schema:
+        return msgspec.structs.replace(read_schema(runner), indexes={"newer": statement})
+
+    monkeypatch.setattr(snapshot, "read_schema", read_newer)
+    data = taken(driver)
+    empty(driver)
+
+    with pytest.raises(SnapshotFailed, match=rf"Neo4j \S+ has: {re.escape(statement)}: .*FUTURE"):
+        restored(driver, data)
     with pytest.raises(HalfRestored):
         applier(driver).recover(0)
 

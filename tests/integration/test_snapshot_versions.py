@@ -11,7 +11,6 @@ from ops.errors import JarsUnavailable, PackageMissing
 from ops.stack import Stack
 from replica.checksum import checksum
 from replica.driver import connect
-from replica.errors import HalfRestored, SnapshotFailed
 from replica.statement import Command, Statement
 from tests.conftest import give_up
 from tests.integration.test_replica_snapshot import EVERYTHING, applier, marker, restored, taken
@@ -19,7 +18,7 @@ from tests.support import empty
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from neo4j import Driver
 
@@ -76,11 +75,11 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
         stack.down()
 
 
-def fill(driver: Driver, schema: Sequence[str] = SCHEMA) -> None:
+def fill(driver: Driver) -> None:
     """Everything that both versions have, in a graph with a position."""
     one = applier(driver)
     one.recover(0)
-    statements = [*(Statement(text) for text in schema), *DATA]
+    statements = [*(Statement(text) for text in SCHEMA), *DATA]
     told = one.apply([Command(offset, (statement,)) for offset, statement in enumerate(statements)])
     assert [outcome.offset for outcome in told.rejected] == [len(statements) - 1], told.rejected
 
@@ -120,14 +119,3 @@ def test_the_older_version_takes_what_the_newer_one_had(driver: Driver, old: Dri
     assert checksum(old, "neo4j") == checksum(driver, "neo4j")
     assert definitions(old) == definitions(driver)
     assert marker(old) == marker(driver)
-
-
-def test_what_a_version_does_not_have_is_named(driver: Driver, old: Driver) -> None:
-    """The index, with what the server says of it, and where it came from; the database is no replica then."""
-    empty(old)
-    fill(driver, ["CREATE VECTOR INDEX filtered FOR (n:User) ON n.v WITH [n.i] OPTIONS {}"])
-
-    with pytest.raises(SnapshotFailed, match=r"(?s)snapshot of Neo4j 2026\.04\.0 has.*`filtered`.*Invalid input"):
-        restored(old, taken(driver))
-    with pytest.raises(HalfRestored):
-        applier(old).recover(0)

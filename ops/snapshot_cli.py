@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 store_option = click.option("--store", metavar="URL", help="file:///folder or s3://bucket/prefix.  [SNAPSHOT_STORE]")
 replica_option = click.option(
-    "--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack."
+    "--replica",
+    type=click.IntRange(min=1),
+    help="Which one of the local stack, whatever NEO4J_URI says.  [default: NEO4J_URI, or 1]",
 )
 
 TITLES = ("name", "last command", "taken", "nodes", "relationships", "MB", "verified")
@@ -35,15 +37,14 @@ def snapshot() -> None:
 @stream_option
 @state_dir_option
 @json_option
-def create(*, replica: int, store: str | None, verify: bool, state_dir: Path, as_json: bool) -> None:
+def create(*, replica: int | None, store: str | None, verify: bool, state_dir: Path, as_json: bool) -> None:
     """Write the graph of NEO4J_URI, as it is at one command, to the store.
 
     Commands wait on this replica until it is written; its queries, and the other replicas, go on.
     """
     from ops import snapshots as room
-    from ops.connection import settings_for
 
-    settings = settings_for(state_dir, replica)
+    settings = room.settings_of(state_dir, replica)
     with progress(quiet=as_json) as show:
         row = room.create(settings, room.store_of(settings, store), show, verified=verify)
     _print(row, as_json=as_json, done="Written")
@@ -80,16 +81,15 @@ def list_(*, store: str | None, state_dir: Path, as_json: bool) -> None:
 @state_dir_option
 @json_option
 def verify(
-    *, name: str, against_replica: bool, replica: int, store: str | None, state_dir: Path, as_json: bool
+    *, name: str, against_replica: bool, replica: int | None, store: str | None, state_dir: Path, as_json: bool
 ) -> None:
     """Read a snapshot to its end, compare every checksum, and mark it as verified.
 
     Exit code 1 when it is damaged, or when the replica's graph is another one.
     """
     from ops import snapshots as room
-    from ops.connection import settings_for
 
-    settings = settings_for(state_dir, replica)
+    settings = room.settings_of(state_dir, replica)
     place = room.store_of(settings, store)
     with progress(quiet=as_json) as show:
         row = room.verify(place, name, show)
@@ -123,7 +123,7 @@ def restore(
     name: str | None,
     to_offset: int | None,
     to_time: str | None,
-    replica: int,
+    replica: int | None,
     store: str | None,
     state_dir: Path,
     as_json: bool,
@@ -134,14 +134,13 @@ def restore(
     again.
     """
     from ops import snapshots as room
-    from ops.connection import settings_for
     from ops.dead import moment
     from ops.restoring import Goal, restored
 
     if to_offset is not None and to_time is not None:
         raise click.UsageError("Give either --to-offset or --to-time.")
     goal = Goal(to_offset, None if to_time is None else moment(to_time))
-    settings = settings_for(state_dir, replica)
+    settings = room.settings_of(state_dir, replica)
     with progress(quiet=as_json) as show:
         row, position = restored(settings, room.store_of(settings, store), name, goal, show)
     if as_json:

@@ -76,9 +76,10 @@ def make_schema(session: neo4j.Session, header: Header, tell: Tell) -> None:
         try:
             _run(session, statement)
         except ClientError as error:
+            why = message_of(error).partition("\n")[0]  # then comes the statement again
             raise SnapshotFailed(
                 f"this server does not take a constraint or an index that the snapshot of Neo4j {header.neo4j} has: "
-                f"{statement}: {message_of(error)}. Restore into a server of that version, or drop it on the replica, "
+                f"{statement}: {why}. Restore into a server of that version, or drop it on the replica, "
                 "by a command, and take another snapshot"
             ) from error
     _replace_lookups(session, wanted.lookups)

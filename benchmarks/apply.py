@@ -5,8 +5,11 @@
 Commands go through Kafka to one worker process; the driver writes the same texts to the same server, as many in one
 transaction, its parameters ready in memory.  Equal texts stand against one ``UNWIND $rows``: *equal* is the least that
 a command can do, a node without an index, *merge* two people and who follows whom, under a constraint.  Other texts
-stand against statements in one explicit transaction.  The sides take turns, medians count, and only ratios of one run
-mean something.  A first round does not count: servers just started mostly compile themselves.
+stand against statements in one explicit transaction.  *bare* is the least code on Kafka's client and Neo4j's driver
+that applies the same log of equal texts: how much of the driver's rate is to be had through Kafka.
+
+The sides take turns, medians count, and only ratios of one run mean something.  A first round does not count: servers
+just started mostly compile themselves.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import bare
 from benchmarks.measure import ROOT, median, note, quantile, versions
 from ops.stack import Stack
 from replica.driver import connect
@@ -33,7 +37,7 @@ from tasks.app import App
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import neo4j
 
@@ -156,12 +160,41 @@ def through_kafka(environment: Mapping[str, str], driver: neo4j.Driver, kind: st
         replica.app.close()
 
 
+def barely(environment: Mapping[str, str], driver: neo4j.Driver, kind: str, run: str, commands: int) -> float:
+    """Commands a second that the least code applies of the log that `through_kafka` has left."""
+    replica = Replica(environment, f"{kind}-{run}")
+    values: dict[str, Any] = replica.environment
+    settings = Settings(**values)
+    login = {"uri": settings.neo4j_uri, "user": settings.neo4j_user, "password": settings.neo4j_password}
+    topic = replica.app.command_topic.name
+    log = {"servers": settings.brokers, "group": topic, "commands": topic}
+    replica.app.close()
+    task = {**login, **log, "unwind": UNWIND[kind], "batch": settings.apply_batch}
+    with driver.session() as session:
+        if kind == "merge":
+            session.run(CONSTRAINT).consume()
+        last = commands - 1 + (kind == "merge")
+        with bare.worker("apply", task):
+            began, first = _passed(lambda: _bare_offset(session, log["group"]), int(last * WARM))
+            ended, reached = _passed(lambda: _bare_offset(session, log["group"]), last)
+    return (reached - first) / (ended - began)
+
+
+def _bare_offset(session: neo4j.Session, group: str) -> int:
+    record = session.run("MATCH (m:Bare {group: $group}) RETURN m.offset", group=group).single()
+    return -1 if record is None else int(record[0])
+
+
 def _reached(replica: Replica, session: neo4j.Session, wanted: int) -> tuple[float, int]:
     """When the replica was seen at *wanted*, or behind it, and where."""
+    return _passed(lambda: replica.offset(session), wanted)
+
+
+def _passed(look: Callable[[], int], wanted: int) -> tuple[float, int]:
     deadline = time.perf_counter() + LIMIT_S
-    while (offset := replica.offset(session)) < wanted:
+    while (offset := look()) < wanted:
         if time.perf_counter() > deadline:
-            raise SystemExit(f"the replica stands at {offset} of {wanted} after {LIMIT_S:g} s")
+            raise SystemExit(f"offset {offset} of {wanted} after {LIMIT_S:g} s")
         time.sleep(LOOK_S)
     return time.perf_counter(), offset
 
@@ -227,8 +260,11 @@ def measure(environment: Mapping[str, str], commands: int, rounds: int) -> dict[
                 found[f"{kind}: driver"].append(raw(driver, kind, str(number), count, settings.apply_batch))
                 empty(driver)
                 found[kind].append(through_kafka(environment, driver, kind, str(number), count))
-                ours, theirs = found[kind][-1], found[f"{kind}: driver"][-1]
-                note(f"{number + 1}/{rounds}  {kind:8}  {ours:8,.0f}/s  {theirs:8,.0f}/s")
+                if kind in UNWIND:
+                    empty(driver)
+                    found[f"{kind}: bare"].append(barely(environment, driver, kind, str(number), count))
+                told = ", ".join(f"{who} {values[-1]:,.0f}/s" for who, values in found.items() if who.startswith(kind))
+                note(f"{number + 1}/{rounds}  {told}")
             empty(driver)
             ours, theirs = single(environment, driver, str(number))
             found["single"].append(ours)
@@ -258,6 +294,9 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     told = {what: median(values) for what, values in found.items()}
     ratios = {name: float(f"{told[kind] / told[f'{kind}: driver']:.3g}") for name, (kind, _) in RATIOS.items()}
+    for kind in UNWIND:
+        ratios[f"{kind}_bare_vs_unwind"] = float(f"{told[f'{kind}: bare'] / told[f'{kind}: driver']:.3g}")
+        ratios[f"{kind}_vs_bare"] = float(f"{told[kind] / told[f'{kind}: bare']:.3g}")
     missed = [f"{name} {ratios[name]} < {least}" for name, (_, least) in RATIOS.items() if ratios[name] < least]
     ratios["single_p50_over_raw_ms"] = over = round(told["single"] - told["single: driver"], 2)
     if over > SINGLE_OVER_RAW_MS:

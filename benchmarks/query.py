@@ -4,7 +4,9 @@
 
 *idle*: one caller asks for one node, again and again.  *saturated*: eight caller processes do, each the next question
 when it has its answer; *half*: the same eight, at half of that rate.  *rows*: one result of 100,000 rows, taken as it
-streams.  The sides take turns, medians count, and only ratios of one run mean something.
+streams.  Besides *queue* and *driver* the eight also ask *bare*: the least code on Kafka's client and Neo4j's driver,
+which says how much of the driver's rate is to be had through Kafka on this machine.  The sides take turns, medians
+count, and only ratios of one run mean something.
 """
 
 from __future__ import annotations
@@ -18,10 +20,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # public here, though not marked so
+
+from benchmarks import bare
 from benchmarks.measure import ROOT, median, note, quantile, versions
 from ops.stack import Stack
 from replica.driver import connect
@@ -31,6 +37,7 @@ from tasks.app import App
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     #: Asks for a node by its id.
     Ask = Callable[[int], object]
@@ -56,10 +63,14 @@ P50_OVER_RAW_MS = 4.0
 
 
 @contextmanager
-def asking(side: str, environment: Mapping[str, str]) -> Iterator[Ask]:
-    """How one side asks: ``queue`` or ``driver``."""
+def asking(side: str, environment: Mapping[str, str], number: int = 0) -> Iterator[Ask]:
+    """How one side asks: ``queue``, ``driver`` or ``bare``."""
     values: dict[str, Any] = dict(environment)
     settings = Settings(**values)
+    if side == "bare":
+        with bare.asking(settings.brokers, "bare-requests", "bare-replies", number, POINT) as ask:
+            yield ask
+        return
     if side == "queue":
         app = App(settings)
         try:
@@ -76,7 +87,7 @@ def asking(side: str, environment: Mapping[str, str]) -> Iterator[Ask]:
 
 def called(task: Mapping[str, Any]) -> list[float]:
     """One caller's part: milliseconds of each question; at *every_s*, or one after the other."""
-    with asking(task["side"], task["environment"]) as ask:
+    with asking(task["side"], task["environment"], task["number"]) as ask:
         ask(1)
         print("ready", flush=True)
         sys.stdin.readline()
@@ -102,6 +113,7 @@ def together(side: str, environments: Sequence[Mapping[str, str]], every_s: floa
             "environment": dict(environments[number % len(environments)]),
             "every_s": every_s,
             "first": number * NODES // CALLERS,
+            "number": number,
         }
         for number in range(CALLERS)
     ]
@@ -137,7 +149,7 @@ def together(side: str, environments: Sequence[Mapping[str, str]], every_s: floa
 @contextmanager
 def worker(environment: Mapping[str, str], processes: int) -> Iterator[None]:
     """The worker of one replica."""
-    command = [sys.executable, "-m", "dramatiq", "tasks", "--processes", str(processes), "--threads", "4"]
+    command = [sys.executable, "-m", "dramatiq", "tasks", "--processes", str(processes)]
     clean = {name: value for name, value in os.environ.items() if name not in environment_names()}
     with subprocess.Popen(  # noqa: S603 - our own module
         command, cwd=ROOT, env=clean | dict(environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -189,12 +201,13 @@ def measure(environments: Sequence[Mapping[str, str]], rounds: int, processes: i
     with ExitStack() as running:
         for environment in environments:
             running.enter_context(worker(environment, processes))
+            running.enter_context(_bare_worker(environment))
         _fill(environments)
         for number in range(rounds):
             for side, times in idle(environments[0]).items():
                 found[f"idle p50: {side}"].append(quantile(times, 0.5))
                 found[f"idle p99: {side}"].append(quantile(times, 0.99))
-            for side in ("driver", "queue"):
+            for side in ("driver", "queue", "bare"):
                 found[f"saturated: {side}"].append(len(together(side, environments)) / LASTS_S)
             every_s = CALLERS / (found["saturated: queue"][-1] / 2)
             for side in ("driver", "queue"):
@@ -205,6 +218,18 @@ def measure(environments: Sequence[Mapping[str, str]], rounds: int, processes: i
                 found[f"rows: {side}"].append(rate)
             note(f"{number + 1}/{rounds}  " + ", ".join(f"{name} {values[-1]:,.2f}" for name, values in found.items()))
     return found
+
+
+def _bare_worker(environment: Mapping[str, str]) -> AbstractContextManager[None]:
+    values: dict[str, Any] = dict(environment)
+    settings = Settings(**values)
+    admin = AdminClient({"bootstrap.servers": settings.brokers})
+    for topic, partitions in (("bare-requests", 3), ("bare-replies", CALLERS)):
+        with suppress(KafkaException):  # another replica has made it
+            admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(LIMIT_S)
+    login = {"uri": settings.neo4j_uri, "user": settings.neo4j_user, "password": settings.neo4j_password}
+    topics = {"group": "bare", "requests": "bare-requests", "replies": "bare-replies"}
+    return bare.worker("query", {"servers": settings.brokers, **login, **topics})
 
 
 def _fill(environments: Sequence[Mapping[str, str]]) -> None:
@@ -234,6 +259,8 @@ def _ratios(told: Mapping[str, float]) -> dict[str, float]:
         "p99_over_raw_ms": round(told["idle p99: queue"] - told["idle p99: driver"], 2),
         "half_p50_over_raw_ms": round(told["half p50: queue"] - told["half p50: driver"], 2),
         "queries8_vs_raw8": float(f"{told['saturated: queue'] / told['saturated: driver']:.3g}"),
+        "bare8_vs_raw8": float(f"{told['saturated: bare'] / told['saturated: driver']:.3g}"),
+        "queries8_vs_bare8": float(f"{told['saturated: queue'] / told['saturated: bare']:.3g}"),
         "rows_vs_raw": float(f"{told['rows: queue'] / told['rows: driver']:.3g}"),
     }
 
@@ -244,7 +271,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, on one line")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     parser.add_argument("--replicas", type=int, default=1, choices=(1, 2, 3), help="how many answer (default: 1)")
-    parser.add_argument("--processes", type=int, default=2, help="worker processes of each replica (default: 2)")
+    parser.add_argument("--processes", type=int, default=1, help="worker processes of each replica (default: 1)")
     parser.add_argument("--caller", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.caller:

@@ -34,6 +34,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # A shell that starts us in the background has Ctrl-C ignored, and programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A time limit from outside (`timeout`, CI) ends a run as Ctrl-C does: servers and workers that tests have started would
+# go on otherwise, and write into the databases of the next run.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+
 
 @dataclass(frozen=True, slots=True)
 class Neo4jServer:

@@ -225,12 +225,15 @@ def test_a_server_killed_during_commit_leaves_position_and_data_in_step(
     if os.environ.get("TEST_NEO4J_URIS"):
         pytest.skip("a server of yours is not killed")
     way, began = WAYS[name], time.monotonic()
+    expected = Expected(way)
     with contextlib.closing(Doomed(stack, neo4j, way, random.Random(f"{SEED} {name}"))) as doomed:
-        expected = Expected(way)
-        for kill in range(1, KILLS + 1):
-            doomed.die()
-            doomed.require(expected, f"after kill {kill} of seed {SEED}")
-    print(  # noqa: T201  # -s shows how the kills fell
-        f"{name}, seed {SEED}: killed {KILLS} times in {time.monotonic() - began:.0f} s, {doomed.had_committed} had"
-        f" committed, {doomed.had_not} had not; {expected.offset + 1} commands, {len(expected.rejected)} not applied"
-    )
+        try:
+            for kill in range(1, KILLS + 1):
+                doomed.die()
+                doomed.require(expected, f"after kill {kill} of seed {SEED}")
+        finally:
+            print(  # noqa: T201  # -s shows how the kills fell
+                f"{name}, seed {SEED}: killed {doomed.had_committed + doomed.had_not} times in"
+                f" {time.monotonic() - began:.0f} s, {doomed.had_committed} had committed, {doomed.had_not} had not;"
+                f" {expected.offset + 1} commands, {len(expected.rejected)} not applied"
+            )

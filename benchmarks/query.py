@@ -5,8 +5,10 @@
 *idle*: one caller asks for one node, again and again.  *saturated*: eight caller processes do, each the next question
 when it has its answer; *half*: the same eight, at half of that rate.  *rows*: one result of 100,000 rows, taken as it
 streams.  Besides *queue* and *driver* the eight also ask *bare*: the least code on Kafka's client and Neo4j's driver,
-which says how much of the driver's rate is to be had through Kafka on this machine.  The sides take turns, medians
-count, and only ratios of one run mean something.
+which says how much of the driver's rate is to be had through Kafka on this machine.
+
+The sides take turns, medians count, and only ratios of one run mean something.  A first round does not count: servers
+just started mostly compile themselves.
 """
 
 from __future__ import annotations
@@ -201,14 +203,17 @@ def measure(environments: Sequence[Mapping[str, str]], rounds: int, processes: i
     with ExitStack() as running:
         for environment in environments:
             running.enter_context(worker(environment, processes))
-            running.enter_context(_bare_worker(environment))
         _fill(environments)
-        for number in range(rounds):
+        for number in range(-1, rounds):
             for side, times in idle(environments[0]).items():
                 found[f"idle p50: {side}"].append(quantile(times, 0.5))
                 found[f"idle p99: {side}"].append(quantile(times, 0.99))
-            for side in ("driver", "queue", "bare"):
+            for side in ("driver", "queue"):
                 found[f"saturated: {side}"].append(len(together(side, environments)) / LASTS_S)
+            with ExitStack() as barely:
+                for environment in environments:
+                    barely.enter_context(_bare_worker(environment))
+                found["saturated: bare"].append(len(together("bare", environments)) / LASTS_S)
             every_s = CALLERS / (found["saturated: queue"][-1] / 2)
             for side in ("driver", "queue"):
                 times = together(side, environments, every_s)
@@ -217,6 +222,8 @@ def measure(environments: Sequence[Mapping[str, str]], rounds: int, processes: i
             for side, rate in rows_per_s(environments[0]).items():
                 found[f"rows: {side}"].append(rate)
             note(f"{number + 1}/{rounds}  " + ", ".join(f"{name} {values[-1]:,.2f}" for name, values in found.items()))
+            if number < 0:
+                found.clear()
     return found
 
 

@@ -29,8 +29,6 @@ def shape_of(text: str, parameters: Mapping[str, Any]) -> Shape | None:
 @lru_cache(maxsize=4096)
 def _shape_of(text: str, names: tuple[str, ...], kinds: tuple[type, ...]) -> Shape | None:
     statement = Statement(text, dict.fromkeys(names))  # of the values nothing is asked
-    if not is_plain(statement) or plan.kind_of(Command(-1, (statement,))) is not plan.Kind.BATCH:
-        return None
-    if plan.verdict(Command(-1, (statement,))) is not None:
-        return None
-    return Shape(plan.key_of_scalars(text, names, kinds))
+    command = Command(-1, (statement,))
+    plain = is_plain(statement) and plan.verdict(command) is None and plan.kind_of(command) is plan.Kind.BATCH
+    return Shape(plan.key_of_scalars(text, names, kinds)) if plain else None

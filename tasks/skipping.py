@@ -46,9 +46,9 @@ def skips(decisions: Iterable[Decision], topic_id: str) -> dict[int, Decision]:
 
 def prepared(commands: Sequence[Command], found: Mapping[int, Decision]) -> tuple[list[Command], Decision | None]:
     """*commands* as they are to be applied, and the proposal in front of which the replica has to stand still."""
-    ready: list[Command] = []
     if not found:
         return list(commands), None
+    ready: list[Command] = []
     for command in commands:
         decision = found.get(command.offset)
         if decision is not None and not decision.applies:

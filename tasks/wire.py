@@ -28,7 +28,7 @@ from msgspec.structs import replace
 
 from brokers import records
 from brokers.errors import Undecodable
-from replica import cypher, values
+from replica import cypher, plan, values
 from replica.determinism import check
 from replica.errors import NotDeterministic, ValueNotDecodable
 from replica.shapes import shape_of
@@ -56,9 +56,6 @@ WHEN = "when"
 
 #: The option that holds a command's id: of several with one id, one is applied.
 ID = "id"
-
-#: What typed JSON is the same as itself for: most parameters are such, and looking for more in them takes time.
-_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 #: Options that mean nothing to a replica: the name of a command function, and the record's key.
 _SAYS_NOTHING = frozenset({"command", "key"})
@@ -220,7 +217,7 @@ def id_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> str | None:
 
 
 def _statement(text: str, parameters: Mapping[str, Any]) -> Statement:
-    if _SCALARS.issuperset(map(type, parameters.values())):
+    if plan.SCALARS.issuperset(map(type, parameters.values())):  # typed JSON is the same as itself for them
         return Statement(text, dict(parameters))
     try:
         return Statement(text, {name: values.decode(value, f"parameters.{name}") for name, value in parameters.items()})

@@ -165,18 +165,16 @@ def barely(environment: Mapping[str, str], driver: neo4j.Driver, kind: str, run:
     replica = Replica(environment, f"{kind}-{run}")
     values: dict[str, Any] = replica.environment
     settings = Settings(**values)
-    login = {"uri": settings.neo4j_uri, "user": settings.neo4j_user, "password": settings.neo4j_password}
     topic = replica.app.command_topic.name
-    log = {"servers": settings.brokers, "group": topic, "commands": topic}
     replica.app.close()
-    task = {**login, **log, "unwind": UNWIND[kind], "batch": settings.apply_batch}
+    task = {"group": topic, "commands": topic, "unwind": UNWIND[kind], "batch": settings.apply_batch}
     with driver.session() as session:
         if kind == "merge":
             session.run(CONSTRAINT).consume()
         last = commands - 1 + (kind == "merge")
-        with bare.worker("apply", task):
-            began, first = _passed(lambda: _bare_offset(session, log["group"]), int(last * WARM))
-            ended, reached = _passed(lambda: _bare_offset(session, log["group"]), last)
+        with bare.worker("apply", settings, **task):
+            began, first = _passed(lambda: _bare_offset(session, topic), int(last * WARM))
+            ended, reached = _passed(lambda: _bare_offset(session, topic), last)
     return (reached - first) / (ended - began)
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     import neo4j
 
+    from settings import Settings
+
     #: Asks for a node by its id.
     Ask = Callable[[int], object]
 
@@ -106,14 +108,15 @@ def apply(driver: neo4j.Driver, settings: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def worker(kind: str, settings: Mapping[str, Any]) -> Iterator[None]:
-    """One in a process of its own."""
+def worker(kind: str, settings: Settings, **task: Any) -> Iterator[None]:
+    """One in a process of its own: what `answer` or `apply` is to do, on the servers of *settings*."""
+    login = {"uri": settings.neo4j_uri, "user": settings.neo4j_user, "password": settings.neo4j_password}
     command = [sys.executable, "-m", "benchmarks.bare", kind]
     with subprocess.Popen(  # noqa: S603 - this module
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
     ) as process:
         if process.stdin is not None:
-            process.stdin.write(json.dumps(settings) + "\n")
+            process.stdin.write(json.dumps({"servers": settings.brokers, **login, **task}) + "\n")
             process.stdin.flush()
         try:
             yield

@@ -234,9 +234,7 @@ def _bare_worker(environment: Mapping[str, str]) -> AbstractContextManager[None]
     for topic, partitions in (("bare-requests", 3), ("bare-replies", CALLERS)):
         with suppress(KafkaException):  # another replica has made it
             admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(LIMIT_S)
-    login = {"uri": settings.neo4j_uri, "user": settings.neo4j_user, "password": settings.neo4j_password}
-    topics = {"group": "bare", "requests": "bare-requests", "replies": "bare-replies"}
-    return bare.worker("query", {"servers": settings.brokers, **login, **topics})
+    return bare.worker("query", settings, group="bare", requests="bare-requests", replies="bare-replies")
 
 
 def _fill(environments: Sequence[Mapping[str, str]]) -> None:

@@ -280,8 +280,8 @@ def main() -> None:
     parser.add_argument("--commands", type=int, default=COMMANDS, help=f"of equal texts (default: {COMMANDS:,})")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     arguments = parser.parse_args()
-    if arguments.commands < COMMANDS // 10:
-        parser.error(f"--commands: at least {COMMANDS // 10}, or there is nothing to measure")
+    if arguments.commands < COMMANDS // 2:
+        parser.error(f"--commands: at least {COMMANDS // 2}, or there is nothing to measure of the distinct texts")
     folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
     stack = Stack(folder)
     try:

@@ -90,9 +90,9 @@ class Way:
 
 
 WAYS = {
-    "an explicit transaction": Way(several, (COMMIT,), 8, 0.006),
+    "an explicit transaction": Way(several, (COMMIT,), 8, 0.01),
     "one round trip": Way(equal, (b"SET __m.offset",), 60, 0.1),
-    "a schema change": Way(schema, (COMMIT, b"CREATE INDEX", b"DROP INDEX"), 4, 0.03),
+    "a schema change": Way(schema, (COMMIT, b"CREATE INDEX", b"DROP INDEX"), 4, 0.06),
 }
 
 

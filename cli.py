@@ -24,6 +24,7 @@ from ops.console import (
     print_json,
     print_table,
     progress,
+    replica_option,
     state_dir_option,
     stream_option,
     timeout_option,
@@ -267,12 +268,12 @@ def enqueue_command(  # noqa: PLR0913 - one for each option
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.option("--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack.")
+@replica_option
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @stream_option
 @state_dir_option
 @json_option
-def worker(*, replica: int, options: tuple[str, ...], state_dir: Path, as_json: bool) -> None:
+def worker(*, replica: int | None, options: tuple[str, ...], state_dir: Path, as_json: bool) -> None:
     """Run `dramatiq tasks` for one replica: apply its commands and answer queries.
 
     OPTIONS are those of `dramatiq`, and modules with actors of your own: --queues command, --processes 2, --watch .,

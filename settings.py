@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 SecurityProtocol: TypeAlias = Literal["PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL"]
 
 
+#: How the driver's URIs begin; it knows http as well, which has no transactions that a replica could use.
+BOLT = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
+
+
+def bolt_uri(value: str) -> str:
+    """*value*, which is the address of a database.
+
+    Raises:
+      ValueError: it is not.
+    """
+    scheme, _, rest = value.partition("://")
+    if scheme not in BOLT or not rest:
+        raise ValueError(f"{value!r} is no address of a database, such as bolt://localhost:7687")
+    return value
+
+
 class Settings(BaseSettings):
     """What one worker, or one caller, needs to know.  Frozen; times in seconds."""
 
@@ -216,6 +232,11 @@ class Settings(BaseSettings):
             if not host or not port.isdigit():
                 raise ValueError(f"{server!r} is not host:port")
         return ",".join(servers)
+
+    @field_validator("neo4j_uri")
+    @classmethod
+    def _database_is_reached_by_bolt(cls, value: str) -> str:
+        return bolt_uri(value)
 
     @field_validator("query_allowed")
     @classmethod

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 
 from brokers.clients import AdminClient, Health, base_config, opened
 from brokers.errors import Unreachable
-from ops.errors import KafkaAway
+from ops.errors import InputUnusable, KafkaAway
 from ops.stack import Stack
 from ops.state import StateFile
 from replica.driver import connect
@@ -28,24 +28,43 @@ if TYPE_CHECKING:
 REACH_S = 4.0
 
 
-def settings_for(state_dir: Path, replica: int = 1) -> Settings:
-    """The environment's settings; where they name no Kafka and the local stack's is up, that stack's.
+#: What a stack says of one of its replicas.
+OF_A_REPLICA = ("BROKERS", "GROUP_ID", "NEO4J_URI", "NEO4J_USER", "NEO4J_PASS")
 
-    Whatever the environment does name stays.
+
+def settings_for(state_dir: Path, replica: int | None = None) -> Settings:
+    """The environment's settings; where they name no Kafka and the local stack's is up, that stack's first replica.
+
+    Whatever the environment does name stays, unless a *replica* of the stack is named: the environment of a shell names
+    one, too, after `neo4j-kafka env`, and whoever names a replica means that one.
 
     Raises:
       pydantic.ValidationError: names each wrong variable and why.
+      InputUnusable: a replica is named, and there is no such stack, or the settings are of another one.
+      NotInStack: the stack has no such replica.
     """
     given = Settings()
-    if "brokers" in given.model_fields_set or not local_kafka_runs(state_dir):
+    runs = local_kafka_runs(state_dir)
+    if replica is None and ("brokers" in given.model_fields_set or not runs):
         return given
+    if not runs:
+        raise InputUnusable(
+            f"--replica names one of a local stack, and none runs in {state_dir}: set NEO4J_URI and NEO4J_PASS instead"
+        )
+    there = Stack(state_dir).environment(replica or 1)
+    if "brokers" in given.model_fields_set and given.brokers != there["BROKERS"]:
+        raise InputUnusable(
+            f"--replica names one of the local stack at {there['BROKERS']}, and BROKERS is {given.brokers}: leave"
+            " one of them out"
+        )
     named = {str(Settings.model_fields[name].alias) for name in given.model_fields_set}
     # A database of the user's own is not opened with the password of ours.
     foreign = ("NEO4J_",) if "NEO4J_URI" in named else ()
+    meant = () if replica is None else OF_A_REPLICA
     local: dict[str, Any] = {
         name: value
-        for name, value in Stack(state_dir).environment(replica).items()
-        if name not in named and not name.startswith(foreign)
+        for name, value in there.items()
+        if name in meant or (name not in named and not name.startswith(foreign))
     }
     return Settings(**local)
 

@@ -97,6 +97,13 @@ stream_option = click.option(
     help="Which of several logical databases; instead of STREAM.",
 )
 
+#: For every command that speaks to one database; see `ops.connection.settings_for`.
+replica_option = click.option(
+    "--replica",
+    type=click.IntRange(min=1),
+    help="Which one of the local stack, whatever NEO4J_URI says.  [default: NEO4J_URI, or 1]",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Command, finish, json_option, parameter_options, state_dir_option
+from ops.console import Command, finish, json_option, parameter_options, replica_option, state_dir_option
 
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--idempotent", is_flag=True, help="Explain it as sent with --idempotent.")
 @click.option("--when", metavar="QUERY", help="Explain it with this condition.")
 @click.option("--check", is_flag=True, help="Let the replica's server compile it, too; nothing is run.")
-@click.option("--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Which one of a local stack.")
+@replica_option
 @state_dir_option
 @json_option
 def explain_command(
@@ -30,7 +30,7 @@ def explain_command(
     idempotent: bool,
     when: str | None,
     check: bool,
-    replica: int,
+    replica: int | None,
     state_dir: Path,
     as_json: bool,
 ) -> None:

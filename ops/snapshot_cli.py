@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
+from ops.console import (
+    Group,
+    json_option,
+    print_json,
+    print_table,
+    progress,
+    replica_option,
+    state_dir_option,
+    stream_option,
+)
 
 
 if TYPE_CHECKING:
@@ -16,12 +25,6 @@ if TYPE_CHECKING:
     from replica.snapshot_catalogue import SnapshotRow
 
 store_option = click.option("--store", metavar="URL", help="file:///folder or s3://bucket/prefix.  [SNAPSHOT_STORE]")
-replica_option = click.option(
-    "--replica",
-    type=click.IntRange(min=1),
-    help="Which one of the local stack, whatever NEO4J_URI says.  [default: NEO4J_URI, or 1]",
-)
-
 TITLES = ("name", "last command", "taken", "nodes", "relationships", "MB", "verified")
 
 
@@ -43,8 +46,9 @@ def create(*, replica: int | None, store: str | None, verify: bool, state_dir: P
     Commands wait on this replica until it is written; its queries, and the other replicas, go on.
     """
     from ops import snapshots as room
+    from ops.connection import settings_for
 
-    settings = room.settings_of(state_dir, replica)
+    settings = settings_for(state_dir, replica)
     with progress(quiet=as_json) as show:
         row = room.create(settings, room.store_of(settings, store), show, verified=verify)
     _print(row, as_json=as_json, done="Written")
@@ -88,8 +92,9 @@ def verify(
     Exit code 1 when it is damaged, or when the replica's graph is another one.
     """
     from ops import snapshots as room
+    from ops.connection import settings_for
 
-    settings = room.settings_of(state_dir, replica)
+    settings = settings_for(state_dir, replica)
     place = room.store_of(settings, store)
     with progress(quiet=as_json) as show:
         row = room.verify(place, name, show)
@@ -134,13 +139,14 @@ def restore(
     again.
     """
     from ops import snapshots as room
+    from ops.connection import settings_for
     from ops.dead import moment
     from ops.restoring import Goal, restored
 
     if to_offset is not None and to_time is not None:
         raise click.UsageError("Give either --to-offset or --to-time.")
     goal = Goal(to_offset, None if to_time is None else moment(to_time))
-    settings = room.settings_of(state_dir, replica)
+    settings = settings_for(state_dir, replica)
     with progress(quiet=as_json) as show:
         row, position = restored(settings, room.store_of(settings, store), name, goal, show)
     if as_json:

@@ -8,27 +8,24 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ops.connection import database, local_kafka_runs, settings_for
+from ops.connection import database
 from ops.errors import InputUnusable
 from ops.progress import Step
-from ops.stack import Stack
 from replica import snapshot, snapshot_restore
 from replica.checksum import checksum
 from replica.marker import Key
 from replica.snapshot_catalogue import mark_of, row_of, verify_and_mark
 from replica.snapshot_format import Source
 from replica.snapshot_stores import SUFFIX, open_store
-from settings import Settings
 
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ops.progress import Progress
     from replica.checksum import Checksum
     from replica.snapshot_catalogue import SnapshotRow
     from replica.snapshot_schema import Tell
     from replica.snapshot_stores import Store
+    from settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,36 +46,6 @@ class Compared:
             return "The replica's graph is the snapshot's."
         told = [f"{name}: {self.snapshot[name]} and {self.replica[name]}" for name in self.snapshot]
         return "The replica's graph is another one. Snapshot and replica: " + "; ".join(told)
-
-
-#: What a local stack says of one replica.
-_OF_A_REPLICA = ("BROKERS", "GROUP_ID", "NEO4J_URI", "NEO4J_USER", "NEO4J_PASS")
-
-
-def settings_of(state_dir: Path, replica: int | None) -> Settings:
-    """The settings, with the database of that replica of the local stack where one is named.
-
-    The environment of a shell names a database too, after `neo4j-kafka env`: whoever names a replica means that one.
-
-    Raises:
-      InputUnusable: there is no such stack, or the settings are of another one.
-      NotInStack: it has no such replica.
-    """
-    settings = settings_for(state_dir)
-    if replica is None:
-        return settings
-    if not local_kafka_runs(state_dir):
-        raise InputUnusable(
-            f"--replica names one of a local stack, and none runs in {state_dir}: set NEO4J_URI and NEO4J_PASS instead"
-        )
-    there = Stack(state_dir).environment(replica)
-    if settings.brokers != there["BROKERS"]:
-        raise InputUnusable(
-            f"--replica names one of the local stack at {there['BROKERS']}, and BROKERS is {settings.brokers}: leave"
-            " one of them out"
-        )
-    chosen: dict[str, Any] = {name: there[name] for name in _OF_A_REPLICA}
-    return Settings(**chosen)
 
 
 def store_of(settings: Settings, url: str | None) -> Store:

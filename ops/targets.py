@@ -11,6 +11,7 @@ from ops.connection import connected, local_kafka_runs, settings_for
 from ops.errors import InputUnusable
 from ops.replicas import ASK_S
 from ops.stack import Stack
+from settings import bolt_uri
 from tasks.registry import registrations
 
 
@@ -42,7 +43,9 @@ class Target:
         given = {"GROUP_ID": self.settings.group_id, "NEO4J_URI": self.settings.neo4j_uri}
         given |= {"STREAM": self.settings.stream} if self.settings.stream else {}
         given |= {"NEO4J_USER": self.settings.neo4j_user} if self.settings.neo4j_user != "neo4j" else {}
-        return " ".join(f"{name}={shlex.quote(value)}" for name, value in given.items()) + " neo4j-kafka worker"
+        words = [f"{name}={shlex.quote(value)}" for name, value in given.items()]
+        words += ["NEO4J_PASS=..."] if self.settings.neo4j_password else []  # a terminal is no place for a password
+        return f"{' '.join(words)} neo4j-kafka worker"
 
 
 def given(state_dir: Path, name: str, uri: str, user: str | None) -> Target:
@@ -51,8 +54,12 @@ def given(state_dir: Path, name: str, uri: str, user: str | None) -> Target:
     The password is that of the settings, or of the local stack where the database is one of its.
 
     Raises:
-      InputUnusable: no replica can have that name.
+      InputUnusable: no replica can have that name, or no database that address.
     """
+    try:
+        bolt_uri(uri)
+    except ValueError as exc:
+        raise InputUnusable(str(exc)) from exc
     if "/" in name:
         raise InputUnusable(
             f"{name!r}: a replica's name has no slash, which is what tells a stream's groups from names"

@@ -18,7 +18,7 @@ from confluent_kafka.cimpl import NewTopic
 import cli
 from ops.processes import free_ports
 from settings import environment_names
-from tests.replicas import replicas_of
+from tests.replicas import replicas_of, value
 from tests.support import unique
 
 
@@ -164,6 +164,34 @@ def test_worker_becomes_dramatiq(kafka: str, neo4j_servers: tuple[Neo4jServer, .
         assert _program_of(worker.pid) == "dramatiq"
         assert replicas.app().run_query.send("MATCH (r:Ready) RETURN count(r) AS n").get(timeout=30)[0]["n"] == 1
         assert replicas.stop(1) == 0
+
+
+def test_a_named_replica_wins_over_the_shell(
+    stack: Stack, kafka: str, neo4j_servers: tuple[Neo4jServer, ...], tmp_path: Path
+) -> None:
+    """After `eval "$(neo4j-kafka env)"`, which names the first one: a worker and an explanation take the other."""
+    if stack.environment(1)["NEO4J_URI"] != neo4j_servers[0].uri:
+        pytest.skip("the servers are not those of a local stack")
+    with replicas_of(kafka, neo4j_servers[:2], tmp_path, started=False) as replicas:
+        shell = {**replicas.env(1), "BROKERS": stack.environment(1)["BROKERS"]}
+        of_second = ["--replica", "2", "--state-dir", str(stack.folder)]
+        command = [sys.executable, "cli.py", "worker", "--queues", "command", *of_second]
+        with replicas.log(1).open("wb") as log:
+            worker = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, **shell}, stdout=log, stderr=log, start_new_session=True
+            )
+        replicas.workers[1] = worker
+        outcomes = replicas.app().run_command.send("MERGE (:Ready)").wait(applied=1, timeout=60)
+        assert list(outcomes) == ["replica-2"]
+        ready = "MATCH (r:Ready) RETURN count(r)"
+        assert (value(neo4j_servers[0], ready), value(neo4j_servers[1], ready)) == (0, 1)
+        assert replicas.stop(1) == 0
+
+        # Only the stack knows the password.
+        shell["NEO4J_PASS"] = "wrong"
+        checked = run("explain-command", "MERGE (:Ready)", "--check", *of_second, **shell)
+        assert (checked.exit_code, "plan ProduceResults" in checked.stdout) == (0, True), checked.output
+        assert run("explain-command", "MERGE (:Ready)", "--check", **shell).exit_code == 1
 
 
 def _program_of(pid: int) -> str:

@@ -98,6 +98,8 @@ class Told:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
+    if len(found := set(counts.values())) == 1:
+        return f"{found.pop():,} on each, and not the same ones"
     return ", ".join(f"{replica}: {count}" for replica, count in counts.items())
 
 
@@ -111,12 +113,14 @@ def verify(settings: Settings, *, timeout_s: float, pause_s: float, show: Progre
     """
     with connected(settings) as app:
         registered = tuple(app.follower.replicas(ASK_S))
-        first = _Question(app, registered, pause_s, {}, show)
+        first = _Question(app, registered, Request(uuid.uuid4().hex, pause_s, followed=True), show)
         first.ask(timeout_s)
         told = _told(first, registered)
-        if not told.difference.wanted:
+        if told.verdict != "differ":
             return told
-        second = _Question(app, tuple(first.found), pause_s, told.difference.wanted, show)
+        # Also where no elements are to be listed: it is from this one that the replica that is wrong draws conclusions.
+        request = Request(uuid.uuid4().hex, pause_s, dict(told.difference.wanted))
+        second = _Question(app, tuple(first.found), request, show)
         second.ask(timeout_s)
         elements = verified.elements_that_differ(second.listed, second.found)[:SHOWN]
         return Told(told.verdict, told.offset, told.rows, told.difference, elements)
@@ -125,16 +129,14 @@ def verify(settings: Settings, *, timeout_s: float, pause_s: float, show: Progre
 class _Question:
     """One request, and what the replicas answer."""
 
-    def __init__(
-        self, app: App, replicas: Iterable[str], pause_s: float, wanted: Mapping[str, list[int]], show: Progress
-    ) -> None:
+    def __init__(self, app: App, replicas: Iterable[str], request: Request, show: Progress) -> None:
         self.offset = -1
         self.found: dict[str, Verified] = {}
         self.listed: dict[str, list[Listed]] = {}
         self.problems: dict[str, str] = {}
         self._app = app
         self._replicas = frozenset(replicas)
-        self._request = Request(uuid.uuid4().hex, pause_s, dict(wanted))
+        self._request = request
         self._show = show
         self._changed = threading.Condition()
 

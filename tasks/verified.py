@@ -37,11 +37,16 @@ _packed = struct.Struct(f"!{BUCKETS}Q")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """The value of the option.  *pause_s*: how long appliers wait at most.  *wanted*: buckets to list elements of."""
+    """The value of the option.  *pause_s*: how long appliers wait at most.  *wanted*: buckets to list elements of.
+
+    *followed*: where graphs differ another one follows, which asks for the elements, and before it nobody draws a
+    conclusion: a replica in quarantine would not see it.
+    """
 
     id: str
     pause_s: float
     wanted: dict[str, list[int]] = {}
+    followed: bool = False
 
 
 class Reading(msgspec.Struct, frozen=True, tag="reading"):

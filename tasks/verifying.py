@@ -143,7 +143,8 @@ class Verifying:
             self._say(listing)
         mine = verified.verified(request, self._replica, topic_id, found, time.monotonic() - started)
         self._say(mine)
-        self._take(mine)
+        if not request.followed:
+            self._take(mine)
 
     def _say(self, answer: verified.Answer) -> None:
         record = Outgoing(self._spec.name, msgspec.json.encode(answer), self._replica.encode(), partition=0)

@@ -20,6 +20,7 @@ from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import Neo4jServer
 
@@ -164,3 +165,27 @@ def test_a_replica_that_was_written_to_stops_at_the_checkpoint_and_the_other_goe
     with pytest.raises(QueryFailed, match=f"quarantine: replica {second} is quarantined") as refused:
         app.run_query.send("RETURN 1 AS x").get(timeout=60)
     assert refused.value.code == NOT_SERVING
+
+
+@pytest.mark.parametrize("statement", ["MATCH (a:A {k: 2}) SET a.v = 'z'", "DROP INDEX a_v"], ids=["value", "schema"])
+def test_the_one_that_is_outvoted_says_what_differs_before_it_stops(
+    kafka: str, neo4j_servers: tuple[Neo4jServer, ...], tmp_path: Path, statement: str
+) -> None:
+    """A replica in quarantine reads nothing, so it goes there when all has been asked, and not before."""
+    with replicas_of(kafka, neo4j_servers, tmp_path) as three:
+        app = three.app()
+        app.run_command.send("CREATE INDEX a_v FOR (a:A) ON (a.v)")
+        app.run_command.send(GRAPH).wait(applied=3, timeout=90)
+        tamper(three.servers[1], statement)
+
+        code, told = verify(three)
+
+        assert (code, told["verdict"]) == (5, "differ"), told
+        found = told["elements"] or told["schema"]
+        assert found
+        first, second, third = (name.removeprefix(three.prefix) for name in names(three))
+        for one in found:
+            counts = {name.removeprefix(three.prefix): count for name, count in one["counts"].items()}
+            assert counts[first] == counts[third] != counts[second]
+        wrong = names(three)[1]
+        wait_until(lambda: app.decisions.of("quarantine").keys() == {wrong}, 60, "the wrong one to stop")

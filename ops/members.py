@@ -17,6 +17,7 @@ from ops.replicas import ASK_S, rows
 if TYPE_CHECKING:
     from ops.replicas import ReplicaRow
     from tasks.app import App
+    from tasks.decisions import Kind
 
 #: Seconds that a running worker has to stand still, after which the caller is told that it has not yet.
 STOP_S = 30.0
@@ -64,11 +65,18 @@ def standing(app: App, name: str) -> ReplicaRow:
 
 
 def resume(app: App, name: str) -> bool:
-    """Undo `pause`; false when it was not paused."""
-    was_paused = any((one.kind, one.target) == ("pause", name) for one in app.decisions.look())
-    if was_paused:
-        app.decisions.withdraw("pause", name)
-    return was_paused
+    """Undo `pause`; false when it was not paused.  Raises `ReplicaUnknown`."""
+    return _undone(app, "pause", name)
+
+
+def _undone(app: App, kind: Kind, name: str) -> bool:
+    """Withdraw a decision; false where there is none.  One about a replica that is gone may be left, and is found."""
+    was = any((one.kind, one.target) == (kind, name) for one in app.decisions.look())
+    if was:
+        app.decisions.withdraw(kind, name)
+    else:
+        known(app, name)
+    return was
 
 
 def quarantine(app: App, name: str, reason: str) -> ReplicaRow:
@@ -79,11 +87,8 @@ def quarantine(app: App, name: str, reason: str) -> ReplicaRow:
 
 
 def release(app: App, name: str) -> bool:
-    """End a quarantine without a repair; false when there was none."""
-    was_quarantined = any((one.kind, one.target) == ("quarantine", name) for one in app.decisions.look())
-    if was_quarantined:
-        app.decisions.withdraw("quarantine", name)
-    return was_quarantined
+    """End a quarantine without a repair; false when there was none.  Raises `ReplicaUnknown`."""
+    return _undone(app, "quarantine", name)
 
 
 def remove(app: App, name: str, *, force: bool) -> list[str]:

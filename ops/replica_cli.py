@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,6 +27,9 @@ reason_option = click.option("--reason", required=True, help="Why, for whoever r
 WRONG_CLOCK_S = 1.0
 
 TITLES = ("replica", "last command", "behind", "seconds", "state", "since", "attempts", "Neo4j", "worker", "why")
+
+#: Of these, what fits a terminal; the others are said below the table.
+NARROW = ("replica", "last command", "behind", "seconds", "state", "Neo4j", "worker")
 
 
 @click.group(cls=Group)
@@ -230,7 +234,14 @@ def print_replicas(rows: Iterable[ReplicaRow]) -> None:
     if not found:
         click.echo("No replica is registered.")
         return
-    print_table(TITLES, [_cells(row) for row in found])
+    if sys.stdout.isatty():
+        places = [TITLES.index(title) for title in NARROW]
+        print_table(NARROW, [[cells[place] for place in places] for cells in map(_cells, found)])
+        for row in found:
+            if row.why:
+                click.echo(f"{row.name} is {row.state}{_since(row)}: {row.why}")
+    else:
+        print_table(TITLES, [_cells(row) for row in found])
     for row in found:
         for difference in row.differs:
             click.secho(f"{row.name} differs from {difference}", fg="yellow", err=True)
@@ -242,10 +253,18 @@ def print_replicas(rows: Iterable[ReplicaRow]) -> None:
 
 
 def _cells(row: ReplicaRow) -> tuple[object, ...]:
-    since = "" if row.since_ms is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.since_ms / 1000))
     attempts = row.attempts or ""
     place = (row.name, row.last_command, row.lag, f"{row.lag_s:.0f}")
-    return (*place, row.state, since, attempts, row.version, row.worker, row.why)
+    return (*place, row.state, _at(row.since_ms), attempts, row.version, row.worker, row.why)
+
+
+def _since(row: ReplicaRow) -> str:
+    since = f" since {_at(row.since_ms)}" if row.since_ms is not None else ""
+    return f"{since}, attempts: {row.attempts}" if row.attempts else since
+
+
+def _at(at_ms: int | None) -> str:
+    return "" if at_ms is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
 
 
 def _print(row: ReplicaRow, text: str, *, as_json: bool) -> None:

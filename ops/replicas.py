@@ -125,7 +125,8 @@ class Seen:
                 catches_up = "; it catches up" if decision.applies else ""
                 return state, f"{decision.reason}{catches_up} ({decision.by})", decision.at_ms, 0
         if self.position + 1 < self.first:
-            return "behind the log's start", f"the log begins at {self.first}: restore a snapshot", None, 0
+            why = f"the log begins at {self.first}: `replica repair {self.registration.replica}` restores a snapshot"
+            return "behind the log's start", why, None, 0
         if self.worker is None:
             return "away", "no worker that answers reads its log" if self.silent else "no worker runs", None, 0
         halt = self.worker.blocked.get(self.place)
@@ -146,8 +147,11 @@ def replicas(settings: Settings) -> list[ReplicaRow]:
 
 def rows(app: App) -> list[ReplicaRow]:
     """As `replicas`."""
-    needed = (app.command_topic, app.outcomes_topic, app.replicas_topic)
-    if any(app.broker.topics.partitions(spec.name) is None for spec in needed):
+    there = {
+        spec: app.broker.topics.partitions(spec.name) is not None
+        for spec in (app.command_topic, app.replicas_topic, app.outcomes_topic)
+    }
+    if not (there[app.command_topic] and there[app.replicas_topic]):
         return []
     topic_id = app.broker.topics.identity(app.command_topic.name)
     registered = registry.registrations(app.broker, app.replicas_topic, timeout_s=ASK_S)
@@ -155,7 +159,8 @@ def rows(app: App) -> list[ReplicaRow]:
     if not registered:
         return []
     first, end = log_bounds(app)
-    positions = app.follower.replicas(ASK_S)
+    # The first command makes the topic of outcomes: until then nobody has passed any.
+    positions = app.follower.replicas(ASK_S) if there[app.outcomes_topic] else {}
     decisions = app.decisions.look()
     asked_ms = _now_ms()
     found = app.broker.control.inspect(WORKERS_S, enough=_all_of(map(app.settings.group, registered), _place(app)))
@@ -231,12 +236,15 @@ def _differences(one: Registration, registered: Mapping[str, Registration]) -> t
 
 
 def _times(app: App, offsets: Iterable[int], first: int, end: int) -> dict[int, int]:
-    """When the first commands from *offsets* on were sent, by Kafka's clock; missing where the log has none."""
+    """When the first commands from *offsets* on were sent, by Kafka's clock; missing where the log has none.
+
+    Of what is before its start the first one that it still has counts.
+    """
     found: dict[int, int] = {}
     peek = Peek(app.broker.client_settings, app.command_topic.name, timeout_s=ASK_S)
     try:
         for offset in sorted(offsets):
-            at, at_ms = peek.first_from(offset) if first <= offset < end else (offset, None)
+            at, at_ms = peek.first_from(max(offset, first)) if offset < end else (offset, None)
             if at_ms is not None and at < end:
                 found[offset] = at_ms
     finally:

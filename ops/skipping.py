@@ -120,8 +120,9 @@ def _vote(app: App, topic_id: str, offset: int, proposal: Decision | None) -> Vo
 
 
 def _passed(vote: Vote, offset: int) -> str:
+    have = "has" if len(vote.passed) == 1 else "have"
     return (
-        f"{', '.join(vote.passed)} has passed command {offset} already, so skipping it would make replicas differ:"
+        f"{', '.join(vote.passed)} {have} passed command {offset} already, so skipping it would make replicas differ:"
         " mend the replica that holds it, or make it anew from a snapshot"
     )
 

@@ -44,7 +44,7 @@ def recover(database: Database, key: Key, topic_id: str, log_start: int, log_end
         if log_start > 0:
             raise HistoryMissing(
                 f"the graph is empty and the log of {key.topic} begins at offset {log_start}: "
-                "restore a snapshot taken at or after that offset into this database, then start again"
+                f"restore a snapshot taken at offset {log_start - 1} or later into this database, then start again"
             )
         marker = _begin(database, key, topic_id)
     _check(key, marker, topic_id, log_start, log_end)
@@ -67,7 +67,8 @@ def _check(key: Key, marker: Marker, topic_id: str, log_start: int, log_end: int
     if marker.offset + 1 < log_start:
         raise HistoryMissing(
             f"this graph is at offset {marker.offset} and the log of {key.topic} begins at {log_start}: the commands "
-            "between are gone. Restore a snapshot taken at or after that offset into this database, then start again"
+            f"between are gone. Restore a snapshot taken at offset {log_start - 1} or later into this database, then "
+            "start again"
         )
     if log_end is not None and marker.offset >= log_end:
         raise PositionBeyondLog(

@@ -111,10 +111,28 @@ class Follower:
     def _missing(self, offset: int, applied: Applied, timeout_s: float) -> str:
         if not self._registered:
             return f"command {offset}: no replica has registered within {timeout_s:g} s; is a worker running?"
-        places = {replica: self._ledger.position(replica) for replica in sorted(self._registered)}
-        said = ", ".join(f"{replica} is at {place if place >= 0 else 'the start'}" for replica, place in places.items())
-        wanted = {"any": "any replica", "all": f"all {len(places)} replicas"}.get(str(applied), f"{applied} replicas")
-        return f"command {offset} was not applied by {wanted} within {timeout_s:g} s: {said}"
+        number = len(self._registered)
+        wanted = {"any": "any replica", "all": f"all {number} replicas"}.get(str(applied), f"{applied} replicas")
+        said = ", ".join(self._place(replica) for replica in sorted(self._registered))
+        held = "".join(f"; {words}" for words in self._holdings(offset))
+        return f"command {offset} was not applied by {wanted} within {timeout_s:g} s: {said}{held}"
+
+    def _place(self, replica: str) -> str:
+        """Where it is, as far as its reports from the time of the command on say."""
+        position = self._ledger.position(replica)
+        return f"{replica} is at {position}" if position >= 0 else f"{replica} has reported nothing"
+
+    def _holdings(self, offset: int) -> list[str]:
+        """What keeps replicas from getting to the end of the command, those that say the same together."""
+        found: dict[tuple[int, str], list[str]] = {}
+        for replica in sorted(self._registered & self._held.keys()):
+            held = self._held[replica]
+            if held.offset <= offset and held.is_since(self._topic_id, self._ledger.position(replica)):
+                found.setdefault((held.offset, f"{held.code}: {held.message}"), []).append(replica)
+        return [
+            f"{', '.join(names)} {'cannot start' if at < 0 else f'cannot apply {at}'}: {why}"
+            for (at, why), names in found.items()
+        ]
 
     def _read(self, since_ms: float) -> TopicReader:
         """The reader, reading from *since_ms* or earlier."""

@@ -13,6 +13,7 @@ from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import Neo4jServer
 
@@ -34,6 +35,26 @@ def rows(replicas: Replicas) -> dict[str, dict[str, Any]]:
     result = replicas.neo4j_kafka("replica", "list", "--json")
     assert result.exit_code == 0, result.output
     return {row["name"].removeprefix(replicas.prefix): row for row in json.loads(result.stdout)["replicas"]}
+
+
+def test_replicas_are_there_before_the_first_command(
+    kafka: str, neo4j_servers: tuple[Neo4jServer, ...], tmp_path: Path
+) -> None:
+    """They are registered when their workers have started, and can be paused; nothing has been reported then."""
+    with replicas_of(kafka, neo4j_servers[2:], tmp_path) as alone:
+        row = wait_until(lambda: rows(alone).get("replica-1"), 60, "the replica to be listed")
+        assert row is not None
+        assert (row["position"], row["lag"], row["why"]) == (-1, 0, "")
+        wait_until(lambda: rows(alone)["replica-1"]["state"] == "applying", 30, "its worker to answer")
+        assert alone.neo4j_kafka("replica", "pause", alone.name(1), "--reason", "early").exit_code == 0
+
+
+def test_a_replica_that_is_none_is_not_said_to_be_resumed(replicas: Replicas) -> None:
+    """A wrong name is an error, as it is for `pause`; a right one that was not paused is none."""
+    for arguments in (("resume", "nobody"), ("quarantine", "nobody", "--lift", "--force")):
+        told = replicas.neo4j_kafka("replica", *arguments)
+        assert (told.exit_code, replicas.name(1) in told.stderr) == (2, True), told.output
+    assert replicas.neo4j_kafka("replica", "resume", replicas.name(1)).stdout == f"{replicas.name(1)} was not paused.\n"
 
 
 def test_a_paused_replica_stands_still_over_a_restart_of_its_worker(replicas: Replicas) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import replace
 from typing import Any
 
+import click
 import msgspec
 import pytest
 
@@ -55,6 +58,26 @@ SEEN = Seen(
 HELD = worker(blocked={"command/0": Halt("offset 10 is held: no memory", 500, 3)})
 
 
+def test_a_narrow_terminal_cuts_neither_names_nor_reasons(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reason stands below the table, with since when and how often; a pipe has it all in one line."""
+    row = replace(SEEN, worker=HELD).row(NOW_MS)
+    print_replicas([row])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_replicas([replace(row, name="a-replica-with-a-name")])
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert all(len(line) <= 80 for line in lines[:-1])
+    assert any(line.strip().startswith("a-replica-with-a-name ") for line in lines[:-1])
+    assert "…" not in "".join(lines)
+    assert re.fullmatch(
+        r"a-replica-with-a-name is held since [\d: -]{19}, attempts: 3: offset 10 is held: no memory", lines[-1]
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "state", "why"),
     [
@@ -62,7 +85,7 @@ HELD = worker(blocked={"command/0": Halt("offset 10 is held: no memory", 500, 3)
         ({"worker": HELD}, "held", "offset 10 is held: no memory"),
         ({"worker": None}, "away", "no worker runs"),
         ({"worker": None, "silent": True}, "away", "no worker that answers reads its log"),
-        ({"first": 11}, "behind the log's start", "the log begins at 11: restore a snapshot"),
+        ({"first": 11}, "behind the log's start", "the log begins at 11: `replica repair r` restores a snapshot"),
         ({"decisions": {"pause": decision("pause")}, "worker": HELD}, "paused", "because (ann)"),
         ({"decisions": {"pause": decision("pause")}, "worker": None}, "paused", "because (ann)"),
         (

@@ -42,7 +42,10 @@ class Goal:
         """
         end = log.bounds()[1]
         if self.time_ms is not None:
-            return log.before(self.time_ms)
+            first, found = log.bounds()[0], log.before(self.time_ms)
+            if found < first:  # whichever was the last one before it: nobody can say when it came
+                raise InputUnusable(f"the log of {log.topic} begins at command {first}, and none of it is that old")
+            return found
         if self.offset is None or self.offset >= end:
             raise InputUnusable(f"the log of {log.topic} ends before offset {end}: there is no {self.offset}")
         return self.offset

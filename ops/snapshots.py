@@ -44,7 +44,16 @@ class Compared:
         """What differs, for people."""
         if self.equal:
             return "The replica's graph is the snapshot's."
-        told = [f"{name}: {self.snapshot[name]} and {self.replica[name]}" for name in self.snapshot]
+        places = [(side["position"] or {}).get("offset") for side in (self.snapshot, self.replica)]
+        if places[0] != places[1]:
+            at = "at no command" if places[1] is None else f"at command {places[1]}"
+            return (
+                f"They cannot be compared: the snapshot is of command {places[0]}, and the replica is {at}."
+                " `replica pause` lets it stand still."
+            )
+        told = [
+            f"{name}: {self.snapshot[name]} and {self.replica[name]}" for name in self.snapshot if name != "position"
+        ]
         return "The replica's graph is another one. Snapshot and replica: " + "; ".join(told)
 
 

@@ -43,11 +43,22 @@ class SnapshotRow:
     verified_at: str | None = None
     problem: str | None = None
 
+    @property
+    def megabytes(self) -> str:
+        """Its size for people."""
+        found = f"{self.bytes / 1e6:,.1f}"
+        return "< 0.1" if found == "0.0" else found
+
     def cells(self) -> tuple[object, ...]:
         """For a table."""
-        state = self.problem or self.verified_at or "never"
-        size = f"{self.bytes / 1e6:,.1f}"
-        return self.name, self.offset, self.created_at, f"{self.nodes:,}", f"{self.relationships:,}", size, state
+        taken, state = (_short(at) for at in (self.created_at, self.verified_at or "never"))
+        sizes = f"{self.nodes:,}", f"{self.relationships:,}", self.megabytes
+        return self.name, self.offset, taken, *sizes, self.problem or state
+
+
+def _short(at: str) -> str:
+    """A time of UTC as `--to-time` takes it."""
+    return at.removesuffix("+00:00") + "Z" if at.endswith("+00:00") else at
 
 
 def listed(store: Store) -> list[SnapshotRow]:
@@ -112,8 +123,8 @@ def newest(store: Store, topic: str, topic_id: str, *, log_start: int, at_most: 
     good = [row for row in rows if row.offset + 1 >= log_start and (at_most is None or row.offset <= at_most)]
     if not good:
         there = ", ".join(f"{row.name} at {row.offset}" for row in rows) or "none"
-        limit = "" if at_most is None else f" and none later than {at_most}"
-        raise SnapshotUnknown(
-            f"no snapshot of {topic} in {store.url} has a position from {log_start - 1} on{limit}; there are: {there}"
-        )
+        needs = [f"begins at command {log_start}"] if log_start > 0 else []
+        needs += [] if at_most is None else [f"is to be applied up to {at_most}"]
+        why = f": the log {' and '.join(needs)}" if needs else ""
+        raise SnapshotUnknown(f"no snapshot of {topic} in {store.url} fits{why}; there are: {there}")
     return good[-1]

@@ -84,12 +84,15 @@ def restore(driver: neo4j.Driver, database: str, source: Source, tell: Tell) -> 
     """
     header = source.header
     key = Key(header.position.topic, header.position.partition)
+    restoring = _Restore(Database(driver, database, _STEP_S), key, source, tell)
     try:
-        return _Restore(Database(driver, database, _STEP_S), key, source, tell).run()
+        return restoring.run()
     except (DriverError, Neo4jError) as error:
+        why = f"{code_of(error)}: {message_of(error).rstrip('.')}"
+        if not restoring.begun:
+            raise SnapshotFailed(f"the restore did not begin: {why}") from error
         raise SnapshotFailed(
-            f"the restore did not get to its end: {code_of(error)}: {message_of(error)}. Restore again: that empties "
-            "the database first"
+            f"the restore did not get to its end: {why}. Restore again: that empties the database first"
         ) from error
 
 
@@ -102,9 +105,11 @@ class _Restore:
         self._tell = tell
         self._claim = f"{RESTORING}{source.header.id}, attempt {uuid.uuid4().hex[:8]}"
         self._ids = array("q")  # by number; -1 until the server has said
+        self.begun = False  # whether the database is ours
 
     def run(self) -> Header:
         self._take_claim()
+        self.begun = True
         with self._database.session() as session, session.begin_transaction(timeout=0, metadata=_METADATA) as tx:
             self._require_claim(tx)
             self._fill(tx)

@@ -14,7 +14,7 @@ from neo4j.exceptions import ClientError
 from replica.checksum import schema_rows
 from replica.errors import SnapshotFailed
 from replica.marker import CONSTRAINT_NAME
-from replica.outcomes import message_of
+from replica.outcomes import code_of, message_of
 from replica.snapshot_format import Schema
 
 
@@ -44,6 +44,10 @@ RETURN name, createStatement AS statement
 _UNREADY: Final[LiteralString] = """
 SHOW INDEXES YIELD name, state, populationPercent WHERE state <> 'ONLINE' RETURN name, state, populationPercent
 """
+
+#: What a server says of a constraint or an index that it does not know, or that the data do not meet.  Other errors
+#: of a client's, such as a password that was changed meanwhile, say nothing of the schema.
+_ABOUT_SCHEMA: Final = ("Neo.ClientError.Schema.", "Neo.ClientError.Statement.", "Neo.ClientError.General.")
 
 #: Seconds between two looks at indexes that are being filled.
 _POLL_S: Final = 0.1
@@ -76,6 +80,8 @@ def make_schema(session: neo4j.Session, header: Header, tell: Tell) -> None:
         try:
             _run(session, statement)
         except ClientError as error:
+            if not code_of(error).startswith(_ABOUT_SCHEMA):
+                raise
             why = message_of(error).partition("\n")[0]  # then comes the statement again
             raise SnapshotFailed(
                 f"this server does not take a constraint or an index that the snapshot of Neo4j {header.neo4j} has: "

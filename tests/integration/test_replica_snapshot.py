@@ -15,9 +15,10 @@ import pytest
 from neo4j import spatial
 from neo4j.time import Date, DateTime, Duration, Time
 
-from replica import snapshot, snapshot_restore, values
+from replica import snapshot, snapshot_restore, snapshot_schema, values
 from replica.apply import Applier
 from replica.checksum import checksum
+from replica.driver import connect
 from replica.errors import (
     HalfRestored,
     Held,
@@ -219,6 +220,31 @@ def test_an_index_that_the_server_does_not_have_is_named(driver: Driver, monkeyp
         restored(driver, data)
     with pytest.raises(HalfRestored):
         applier(driver).recover(0)
+
+
+def test_a_login_that_is_refused_is_not_taken_for_a_constraint_that_is(
+    driver: Driver, neo4j: Neo4jServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is refused at once, when nothing is to be restored again, or later, as after a new password."""
+    fill(driver)
+    data = taken(driver)
+    empty(driver)
+
+    with (
+        connect(neo4j.uri, neo4j.user, "wrong") as stranger,
+        pytest.raises(SnapshotFailed, match=r"did not begin: Neo\.ClientError\.Security\.Unauthorized: [^.]*$"),
+    ):
+        restored(stranger, data)
+
+    def refused(*_: object) -> None:
+        with connect(neo4j.uri, neo4j.user, "wrong") as stranger:
+            stranger.verify_connectivity()
+
+    monkeypatch.setattr(snapshot_schema, "_run", refused)
+    with pytest.raises(
+        SnapshotFailed, match=r"did not get to its end: Neo\.ClientError\.Security.*[^.]\. Restore again"
+    ):
+        restored(driver, data)
 
 
 @pytest.mark.parametrize(

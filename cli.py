@@ -27,6 +27,7 @@ from ops.console import (
     replica_option,
     state_dir_option,
     stream_option,
+    tell,
     timeout_option,
 )
 from ops.control_cli import control
@@ -193,14 +194,8 @@ def init(*, state_dir: Path, as_json: bool) -> None:
 
     with connected(settings_for(state_dir)) as app:
         rows = make(app)
-    if as_json:
-        print_json({"topics": [asdict(row) for row in rows]})
-    else:
-        titles = ("topic", "partitions", "copies", "kept", "")
-        print_table(titles, [(r.topic, r.partitions, r.replication, r.kept, r.state) for r in rows])
-        _print_topic_problems(rows)
-    if any(row.wrong for row in rows):
-        raise click.exceptions.Exit(1)
+    code = 1 if any(row.wrong for row in rows) else 0
+    tell({"topics": [asdict(row) for row in rows]}, lambda: _print_topics(rows), as_json=as_json, code=code)
 
 
 @main.command("enqueue-command")  # Click would cut the -command off
@@ -325,7 +320,9 @@ def _print_status(stack: Stack) -> None:
         click.echo(f"Nothing in {stack.folder} yet: `neo4j-kafka up` starts it.")
 
 
-def _print_topic_problems(rows: Sequence[TopicRow]) -> None:
+def _print_topics(rows: Sequence[TopicRow]) -> None:
+    titles = ("topic", "partitions", "copies", "kept", "")
+    print_table(titles, [(r.topic, r.partitions, r.replication, r.kept, r.state) for r in rows])
     for row in rows:
         for problem in row.wrong:
             click.secho(f"{row.topic} {problem}. {row.fix}", fg="red", err=True)

@@ -198,12 +198,17 @@ class Told(Protocol):
 
 def finish(told: Told, *, as_json: bool) -> None:
     """Print what came of a command, and leave with its exit code."""
+    tell(told.as_json(), lambda: click.echo(told.as_text()), as_json=as_json, code=told.exit_code)
+
+
+def tell(data: dict[str, Any], say: Callable[[], object], *, as_json: bool, code: int = 0) -> None:
+    """Print *data* for programs, or have it said to people, who may want more than a text; leave with *code*."""
     if as_json:
-        print_json(told.as_json())
+        print_json(data)
     else:
-        click.echo(told.as_text())
-    if told.exit_code:
-        raise click.exceptions.Exit(told.exit_code)
+        say()
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 def interrupt_on(*numbers: signal.Signals) -> None:
@@ -238,20 +243,51 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table: framed on a terminal, tab separated in a pipe."""
+    """Print a table: framed on a terminal, tab separated in a pipe.
+
+    On a terminal no word is cut: where columns do not fit side by side even so, each row becomes lines of its own.  The
+    first column names the row, and stays in one line, so that it can be copied.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in (titles, *rows):
-            click.echo("\t".join(str(cell) for cell in row))
+        for row in (titles, *cells):
+            click.echo("\t".join(row))
         return
     from rich import box  # noqa: PLC0415  # 0.1 s, and --help has none to give
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(*titles, box=box.SIMPLE_HEAD)
+    console = Console()
+    columns = list(zip(titles, *cells, strict=True))
+    widths = [max(map(len, columns[0])), *(max(map(_longest_word, column)) for column in columns[1:])]
+    if sum(widths) + _FRAME * len(widths) + 1 > console.width:
+        _print_records(titles, cells)
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, (title, width) in enumerate(zip(titles, widths, strict=True)):
+        table.add_column(title, no_wrap=number == 0, min_width=width)
+    for row in cells:
+        table.add_row(*map(Text, row))  # as it is: a [bracket] is no markup
+    console.print(table)
+
+
+#: What stands around the cells of a column of a table on a terminal.
+_FRAME = 3
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
+
+
+def _print_records(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    margin = max(map(len, titles)) + 2
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # as it is: a [bracket] is no markup
-    Console().print(table)
+        click.echo()
+        for title, cell in zip(titles, row, strict=True):
+            if cell:
+                click.echo(f"  {title:<{margin}}{cell}")
+    click.echo()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, stream_option, timeout_option
+from ops.console import Group, json_option, print_table, stream_option, tell, timeout_option
 
 
 if TYPE_CHECKING:
@@ -122,10 +122,7 @@ def unrevoke(*, message_id: str | None, actor: str | None, queue: str | None, st
     _check(message_id, actor, queue)
     with _control(state_dir) as said:
         ended = said.unrevoke(message_id, actor=actor, queue=queue)
-    if as_json:
-        print_json({"ended": ended})
-    else:
-        click.echo(f"Ended revocations: {ended}.")
+    tell({"ended": ended}, lambda: click.echo(f"Ended revocations: {ended}."), as_json=as_json)
 
 
 @control.command()
@@ -138,10 +135,7 @@ def pause(*, queue: str, reason: str, state_dir: Path, as_json: bool) -> None:
     """Let no worker begin anything more of QUEUE, until resume.  What runs ends."""
     with _control(state_dir) as said:
         said.pause(queue, reason=reason)
-    if as_json:
-        print_json({"paused": queue})
-    else:
-        click.echo(f"Paused: {queue}.")
+    tell({"paused": queue}, lambda: click.echo(f"Paused: {queue}."), as_json=as_json)
 
 
 @control.command()
@@ -153,10 +147,8 @@ def resume(*, queue: str, state_dir: Path, as_json: bool) -> None:
     """Undo pause."""
     with _control(state_dir) as said:
         was_paused = said.resume(queue)
-    if as_json:
-        print_json({"queue": queue, "was_paused": was_paused})
-    else:
-        click.echo(f"Resumed: {queue}." if was_paused else f"{queue} was not paused.")
+    text = f"Resumed: {queue}." if was_paused else f"{queue} was not paused."
+    tell({"queue": queue, "was_paused": was_paused}, lambda: click.echo(text), as_json=as_json)
 
 
 @control.command("list")
@@ -167,11 +159,9 @@ def show(*, state_dir: Path, as_json: bool) -> None:
     """Print what holds: pauses and revocations."""
     with _control(state_dir) as said:
         orders = said.orders()
-    if as_json:
-        pauses, revocations = orders.pauses.values(), orders.revocations
-        print_json({"pauses": [asdict(one) for one in pauses], "revocations": [asdict(one) for one in revocations]})
-    else:
-        _print_orders(orders)
+    pauses, revocations = orders.pauses.values(), orders.revocations
+    data = {"pauses": [asdict(one) for one in pauses], "revocations": [asdict(one) for one in revocations]}
+    tell(data, lambda: _print_orders(orders), as_json=as_json)
 
 
 @control.command()
@@ -186,14 +176,10 @@ def inspect(*, timeout: float, state_dir: Path, as_json: bool) -> None:
     """
     with _control(state_dir) as said:
         found = said.inspect(timeout)
-    if as_json:
-        from msgspec import to_builtins
+    from msgspec import to_builtins
 
-        print_json(to_builtins(found))
-    else:
-        _print_inspection(found)
-    if found.silent or not found.workers:
-        raise click.exceptions.Exit(SILENT)
+    code = SILENT if found.silent or not found.workers else 0
+    tell(to_builtins(found), lambda: _print_inspection(found), as_json=as_json, code=code)
 
 
 @control.command()
@@ -205,12 +191,9 @@ def ping(*, timeout: float, state_dir: Path, as_json: bool) -> None:
     """Print who answers.  Exit code 3 when nobody does."""
     with _control(state_dir) as said:
         found = said.ping(timeout)
-    if as_json:
-        print_json({"workers": found})
-    else:
-        click.echo("\n".join(found) or f"No worker answers within {timeout:g} s.", err=not found)
-    if not found:
-        raise click.exceptions.Exit(SILENT)
+    text = "\n".join(found) or f"No worker answers within {timeout:g} s."
+    code = 0 if found else SILENT
+    tell({"workers": found}, lambda: click.echo(text, err=not found), as_json=as_json, code=code)
 
 
 @contextmanager
@@ -227,10 +210,8 @@ def _check(*named: str | None) -> None:
 
 
 def _print_revoked(name: str | None, cancelled: int, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"revoked": name, "cancelled": cancelled})
-    else:
-        click.echo(f"Revoked: {name}. Delayed messages cancelled: {cancelled}.")
+    text = f"Revoked: {name}. Delayed messages cancelled: {cancelled}."
+    tell({"revoked": name, "cancelled": cancelled}, lambda: click.echo(text), as_json=as_json)
 
 
 def _print_orders(orders: Orders) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option, tell
 from ops.dead import Selection, described
 
 
@@ -179,16 +179,16 @@ def purge(
 
 
 def _tell_outcome(what: str, outcome: Outcome, *, as_json: bool) -> None:
-    _tell(what, outcome.settled, outcome.refused, as_json=as_json)
-    if outcome.refused:
-        raise click.exceptions.Exit(4)
+    _tell(what, outcome.settled, outcome.refused, as_json=as_json, code=4 if outcome.refused else 0)
 
 
-def _tell(what: str, count: int, refused: Any, *, as_json: bool) -> None:
-    if as_json:
-        told = [{**letter.summary(), "refused": reason} for letter, reason in refused]
-        print_json({"letters": count, "what": what, "refused": told})
-        return
+def _tell(what: str, count: int, refused: Any, *, as_json: bool, code: int = 0) -> None:
+    told = [{**letter.summary(), "refused": reason} for letter, reason in refused]
+    data = {"letters": count, "what": what, "refused": told}
+    tell(data, lambda: _print(what, count, refused), as_json=as_json, code=code)
+
+
+def _print(what: str, count: int, refused: Any) -> None:
     click.echo(f"{count:,} {'letter' if count == 1 else 'letters'} {what}.")
     for letter, reason in refused:
         click.secho(f"{_name(letter)} is refused: {reason}", fg="red", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option
+from ops.console import Group, json_option, print_json, print_table, progress, state_dir_option, stream_option, tell
 
 
 if TYPE_CHECKING:
@@ -93,9 +93,6 @@ def cancel(
         raise click.UsageError("Give ids, --queue or --actor.")
     with progress(quiet=as_json) as show:
         count = room.cancelled(settings_for(state_dir), ids, queue, actor, show, dry_run=dry_run)
-    if as_json:
-        print_json({"cancelled": count, "dry_run": dry_run})
-    else:
-        click.echo(f"{'Would be cancelled' if dry_run else 'Cancelled'}: {count:,}.")
-    if count == 0:
-        raise click.exceptions.Exit(1)
+    text = f"{'Would be cancelled' if dry_run else 'Cancelled'}: {count:,}."
+    data = {"cancelled": count, "dry_run": dry_run}
+    tell(data, lambda: click.echo(text), as_json=as_json, code=0 if count else 1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ops.console import Command, json_option, print_json, progress, state_dir_option, stream_option, timeout_option
+from ops.console import Command, json_option, progress, state_dir_option, stream_option, tell, timeout_option
 
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ def skip(*, offset: int, reason: str | None, withdraw: bool, timeout: float, sta
     with connected(settings_for(state_dir)) as app:
         if reason is None:
             was_proposed = skipping.withdraw(app, offset)
-            told = f"Withdrawn: command {offset}." if was_proposed else f"Nothing was proposed about command {offset}."
-            print_json({"offset": offset, "was_proposed": was_proposed}) if as_json else click.echo(told)
+            text = f"Withdrawn: command {offset}." if was_proposed else f"Nothing was proposed about command {offset}."
+            tell({"offset": offset, "was_proposed": was_proposed}, lambda: click.echo(text), as_json=as_json)
             return
         with progress(quiet=as_json) as show:
             done = skipping.skip(app, offset, reason, timeout_s=timeout, progress=show)
-    print_json(done.as_json()) if as_json else click.echo(done.as_text())
+    tell(done.as_json(), lambda: click.echo(done.as_text()), as_json=as_json)

@@ -10,18 +10,19 @@ import click
 from ops.console import (
     Group,
     json_option,
-    print_json,
     print_table,
     progress,
     replica_option,
     state_dir_option,
     stream_option,
+    tell,
 )
 
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ops.snapshots import Compared
     from replica.snapshot_catalogue import SnapshotRow
 
 store_option = click.option("--store", metavar="URL", help="file:///folder or s3://bucket/prefix.  [SNAPSHOT_STORE]")
@@ -66,10 +67,8 @@ def list_(*, store: str | None, state_dir: Path, as_json: bool) -> None:
     from replica.snapshot_catalogue import listed
 
     rows = listed(room.store_of(settings_for(state_dir), store))
-    if as_json:
-        print_json({"snapshots": [asdict(row) for row in rows]})
-    else:
-        print_table(TITLES, [row.cells() for row in rows])
+    data = {"snapshots": [asdict(row) for row in rows]}
+    tell(data, lambda: print_table(TITLES, [row.cells() for row in rows]), as_json=as_json)
 
 
 @snapshot.command()
@@ -100,14 +99,14 @@ def verify(
         row = room.verify(place, name, show)
         compared = room.compare(settings, place, name, show) if against_replica else None
     equal = None if compared is None else compared.equal
-    if as_json:
-        print_json({**asdict(row), "equal": equal, "compared": compared and asdict(compared)})
-    else:
-        click.echo(f"{name} is as it was written: {row.nodes:,} nodes, {row.relationships:,} relationships.")
-        if compared is not None:
-            click.secho(compared.as_text(), fg=None if compared.equal else "red")
-    if equal is False:
-        raise click.exceptions.Exit(1)
+    data = {**asdict(row), "equal": equal, "compared": compared and asdict(compared)}
+    tell(data, lambda: _print_verified(row, compared), as_json=as_json, code=1 if equal is False else 0)
+
+
+def _print_verified(row: SnapshotRow, compared: Compared | None) -> None:
+    click.echo(f"{row.name} is as it was written: {row.nodes:,} nodes, {row.relationships:,} relationships.")
+    if compared is not None:
+        click.secho(compared.as_text(), fg=None if compared.equal else "red")
 
 
 @snapshot.command()
@@ -149,18 +148,13 @@ def restore(
     settings = settings_for(state_dir, replica)
     with progress(quiet=as_json) as show:
         row, position = restored(settings, room.store_of(settings, store), name, goal, show)
-    if as_json:
-        print_json({**asdict(row), "position": position})
-    else:
-        click.echo(f"Restored from {row.name}; the last command is {position}.")
+    text = f"Restored from {row.name}; the last command is {position}."
+    tell({**asdict(row), "position": position}, lambda: click.echo(text), as_json=as_json)
 
 
 def _print(row: SnapshotRow, *, as_json: bool, done: str) -> None:
-    if as_json:
-        print_json(asdict(row))
-        return
-    size = f"{row.bytes / 1e6:,.1f} MB"
-    click.echo(
+    text = (
         f"{done}: {row.name}, up to command {row.offset}: {row.nodes:,} nodes, {row.relationships:,} relationships,"
-        f" {size}{', verified' if row.verified_at else ''}."
+        f" {row.megabytes} MB{', verified' if row.verified_at else ''}."
     )
+    tell(asdict(row), lambda: click.echo(text), as_json=as_json)

@@ -10,17 +10,19 @@ from ops.console import (
     SECONDS,
     Command,
     json_option,
-    print_json,
     print_table,
     progress,
     state_dir_option,
     stream_option,
+    tell,
     timeout_option,
 )
 
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ops.verifying import Told
 
 
 @click.command(cls=Command)
@@ -48,12 +50,11 @@ def verify(*, timeout: float, pause: float, state_dir: Path, as_json: bool) -> N
 
     with progress(quiet=as_json) as show:
         told = verifying.verify(settings_for(state_dir), timeout_s=timeout, pause_s=pause, show=show)
-    if as_json:
-        print_json(told.as_json())
-    else:
-        print_table(("replica", "nodes", "relationships", "read in", "checksum"), [row.cells() for row in told.rows])
-        if details := told.details():
-            print_table(("kind", "what differs", "how many"), details)
-        click.secho(told.summary(), fg=None if told.verdict == "same" else "red", err=True)
-    if told.exit_code:
-        raise click.exceptions.Exit(told.exit_code)
+    tell(told.as_json(), lambda: _print(told), as_json=as_json, code=told.exit_code)
+
+
+def _print(told: Told) -> None:
+    print_table(("replica", "nodes", "relationships", "read in", "checksum"), [row.cells() for row in told.rows])
+    if details := told.details():
+        print_table(("kind", "what differs", "how many"), details)
+    click.secho(told.summary(), fg=None if told.verdict == "same" else "red", err=True)

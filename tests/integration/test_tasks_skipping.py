@@ -13,7 +13,7 @@ from ops import skipping
 from ops.errors import NotSkipped
 from replica.driver import connect
 from tasks.decisions import skip_target
-from tasks.errors import CommandRejected
+from tasks.errors import CommandRejected, WaitTimeout
 from tests.replicas import Replicas, replicas_of, value
 from tests.support import wait_until
 
@@ -82,6 +82,10 @@ def test_a_command_that_all_hold_is_visible_and_can_be_skipped(replicas: Replica
             assert "Tim" in holding.code or "Lock" in holding.code
             assert holding.attempts >= 1
             assert holding.since_ms <= holding.at_ms
+        with pytest.raises(WaitTimeout, match=f"; .*cannot apply {poison.position()}: Neo\\.") as waited:
+            after.wait(applied="all", timeout=2)
+        said = str(waited.value).partition(";")[2]
+        assert all(replicas.name(number) in said for number in (1, 2)), said
         with pytest.raises(NotSkipped, match="no replica holds"):
             skipping.skip(app, after.position(), "not held", timeout_s=1)
         arguments = ["replica", "skip", str(poison.position()), "--reason", "poison", "--json"]

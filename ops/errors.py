@@ -4,6 +4,7 @@ OpsError
 ├── InputUnusable               what was typed, or stands in a file, cannot be sent
 ├── OutputClosed                whoever read the output has left; there is nobody to tell
 ├── KafkaAway                   (retryable) no Kafka server answers
+├── DatabaseAway                (retryable) a database does not answer, or not to this login
 ├── NotCancelled                (a TimeoutError) no worker has ended a query in time
 ├── NotDelayed                  no message of that id waits for its time
 ├── TruncationRefused           somebody may still need the commands that would be deleted
@@ -51,6 +52,12 @@ class OutputClosed(OpsError):
 
 class KafkaAway(OpsError):
     """No Kafka server answers at the configured address."""
+
+    retryable = True
+
+
+class DatabaseAway(OpsError):
+    """The database that a command is about does not answer, or not to this login."""
 
     retryable = True
 

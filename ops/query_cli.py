@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command("enqueue-query", cls=Command)  # Click would cut the -query off
 @click.argument("text")
 @parameter_options
-@timeout_option(30.0, "Seconds that the query may take.")
+@timeout_option(30.0, "Seconds that the query may take; never more than QUERY_TIMEOUT_S.")
 @click.option("--max-rows", type=click.IntRange(min=1), help="Rows at most; never more than QUERY_MAX_ROWS.")
 @level_options
 @click.option("--explain", is_flag=True, help="Run nothing: say whether it would be answered, and by which plan.")

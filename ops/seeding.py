@@ -24,7 +24,7 @@ import dramatiq
 
 from ops import snapshots
 from ops.connection import connected, database
-from ops.errors import NotAReplica, ReplicaBusy
+from ops.errors import DatabaseAway, NotAReplica, ReplicaBusy
 from ops.progress import Step
 from ops.replicas import ASK_S, log_bounds, rows
 from replica import emptying, recovery
@@ -89,6 +89,7 @@ def add(settings: Settings, wish: Wish, show: Progress) -> Seeded:
     """Make the settings' database, which is empty, the replica that the settings name.
 
     Raises:
+      DatabaseAway: nothing was changed.
       NotAReplica: nothing was changed, or the replica stays quarantined; the text says which, and why.
       ReplicaBusy: it does not catch up; it stays quarantined.
     """
@@ -172,7 +173,7 @@ class _Seeding:
         try:
             facts = server_facts(self._driver, self._settings.neo4j_database)
         except Unavailable as exc:
-            raise NotAReplica(f"the database at {self._settings.neo4j_uri} cannot be used: {exc}") from exc
+            raise DatabaseAway(f"the database at {self._settings.neo4j_uri} cannot be used: {exc}") from exc
         found = others_that_differ(self._name, self._topic_id, facts, self._registered)
         self._show(Step("server", f"Neo4j {facts.version} {facts.edition}", finished=True))
         if found and not self._wish.force:

@@ -20,7 +20,7 @@ from ops.errors import InputUnusable
 from ops.explaining import explained
 from ops.queries import GRACE_S, as_object, until_left
 from ops.replica_cli import print_replicas
-from ops.shell_lines import DIRECTIVES, HELP, Directive, Statement, kind_of, parameter
+from ops.shell_lines import HELP, Directive, Statement, help_text, kind_of, parameter
 from ops.shell_words import LEVELS, Vocabulary
 from ops.showing import note, print_result
 from replica import compiling, cypher, values
@@ -184,11 +184,7 @@ class Shell:
             print_replicas(found)
 
     def _help(self, _argument: str) -> None:
-        lines = [f"  :{name:<8} {takes:<22} {HELP[name]}" for name, takes in DIRECTIVES.items()]
-        head = (
-            "Statements end with ; and may go over many lines. What writes goes into the log, what reads to a replica."
-        )
-        self._tell({"help": dict(HELP)}, "\n".join([head, *lines]))
+        self._tell({"help": dict(HELP)}, help_text())
 
     def _quit(self, _argument: str) -> None:
         raise Left

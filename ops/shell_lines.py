@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+import click
 import msgspec
 
 from ops.errors import InputUnusable
@@ -43,6 +44,20 @@ HELP: Final = {
     "help": "this",
     "quit": "leave; so does Ctrl-D",
 }
+
+#: Letters of a line of help: a terminal has 80.
+_WIDTH: Final = 78
+
+
+def help_text() -> str:
+    """All directives, for a terminal."""
+    words = click.HelpFormatter(width=_WIDTH)
+    words.write_text("Statements end with ; and may go over many lines.")
+    words.write_text("What writes goes into the log, what reads to a replica.")
+    with words.indentation():
+        words.write_dl([(f":{name} {takes}".rstrip(), HELP[name]) for name, takes in DIRECTIVES.items()], col_max=22)
+    return words.getvalue().rstrip()
+
 
 _parameter: Final = re.compile(
     r"\$?(?:`(?P<quoted>[^`]+)`|(?P<name>\w+))(?:\s*(?:=>|=|:)\s*|\s+)(?P<value>\S.*)", re.DOTALL

@@ -73,7 +73,8 @@ def _kept(found: dict[str, Any]) -> str:
     retention_ms = found["retention_ms"]
     if retention_ms < 0:
         return "for ever"
-    return f"{retention_ms / DAY_MS:g} days" if retention_ms >= DAY_MS else f"{retention_ms / 3_600_000:g} hours"
+    number, unit = (retention_ms / DAY_MS, "day") if retention_ms >= DAY_MS else (retention_ms / 3_600_000, "hour")
+    return f"{number:g} {unit}{'' if number == 1 else 's'}"
 
 
 def _fix(spec: TopicSpec, found: dict[str, Any]) -> str:

@@ -92,6 +92,8 @@ class Level(msgspec.Struct, frozen=True, omit_defaults=True):
             parts.append(f"max_lag={self.max_lag}")
         if self.max_lag_s is not None:
             parts.append(f"max_lag_s={self.max_lag_s:g}")
+        if self.snapshot:
+            parts.append("snapshot")
         return " and ".join(parts) or self.name
 
     @property

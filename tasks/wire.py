@@ -289,6 +289,8 @@ def read_request(record: Record, queue_name: str, reply_topics: Mapping[str, str
         message.options["reply_to"] = topic
     if message.actor_name == QUERY_ACTOR:
         statements_of(message.args, message.kwargs)
+    if wanted is None and "with_key" in message.options:  # a plain body; one of ours has none where it keeps its answer
+        raise Undecodable('not a request: it does not say in "to" where its answer goes')
     return message
 
 
@@ -299,8 +301,11 @@ def _read(record: Record, queue_name: str, actor_name: str) -> dramatiq.Message[
         except Undecodable:
             pass  # a body may have the word in it
     body = _json(record)
-    if isinstance(body, dict) and "command" in body and "actor_name" not in body:
-        return _from_body(record, body, queue_name, actor_name)
+    if isinstance(body, dict) and "actor_name" not in body:
+        if "command" in body:
+            return _from_body(record, body, queue_name, actor_name)
+        if actor_name == QUERY_ACTOR:  # of a command the reason is part of its outcome, which no update may change
+            raise Undecodable('not a Dramatiq message, and not a plain body either: that has a "command"')
     return records.decode(record, queue_name)
 
 
@@ -319,7 +324,8 @@ def _from_body(record: Record, body: Any, queue_name: str, actor_name: str) -> d
     except msgspec.ValidationError as exc:
         raise Undecodable(f"not a request: {exc}") from exc
     key = fields.with_key if fields.with_key is not None else (record.key or b"").decode(errors="replace")
-    options: dict[str, Any] = {"reply_to": fields.to, "with_key": key} if fields.to is not None else {}
+    asks = actor_name == QUERY_ACTOR or fields.to is not None
+    options: dict[str, Any] = {"reply_to": fields.to, "with_key": key} if asks else {}
     if actor_name == COMMAND_ACTOR and fields.when is not None:
         options[WHEN] = fields.when
     if actor_name == COMMAND_ACTOR and fields.id is not None:

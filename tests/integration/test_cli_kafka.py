@@ -56,6 +56,7 @@ def test_init_makes_every_topic_once(kafka: str) -> None:
     code, topics = init(kafka, prefix)
     assert code == 0
     assert all(row["made"] and not row["wrong"] for row in topics.values())
+    assert {topics[name]["kept"] for name in ("request", "response")} == {"1 day", "1 hour"}
     assert {name: row["partitions"] for name, row in topics.items()} == {
         "command": 1,
         "request": 3,

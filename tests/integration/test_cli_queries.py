@@ -87,7 +87,8 @@ def test_json_lines_are_an_object_for_each_row(run: Run) -> None:
         (["--at-least", "last"], r"linearizable \(0\)"),
         (["--max-lag", "60s"], "max_lag_s=60"),
         (["--max-lag", "60s", "--max-lag", "5"], "max_lag=5 and max_lag_s=60"),
-        (["--snapshot", "--at-least", "0"], "at_least=0"),
+        (["--snapshot", "--at-least", "0"], "at_least=0 and snapshot"),
+        (["--snapshot"], "snapshot"),
     ],
 )
 def test_the_summary_has_the_level_that_was_asked_for(run: Run, options: list[str], told: str) -> None:

@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 from neo4j.time import Date
 
 from ops.errors import InputUnusable
-from ops.shell_lines import DIRECTIVES, HELP, Directive, Item, Statement, is_complete, kind_of, last, parameter, split
+from ops.shell_lines import (
+    DIRECTIVES,
+    HELP,
+    Directive,
+    Item,
+    Statement,
+    help_text,
+    is_complete,
+    kind_of,
+    last,
+    parameter,
+    split,
+)
 from ops.shell_script import items
 
 
@@ -142,3 +154,6 @@ def test_what_is_no_parameter_is_told(argument: str) -> None:
 def test_every_directive_has_its_help() -> None:
     """And nothing else has."""
     assert HELP.keys() == DIRECTIVES.keys()
+    text = help_text()
+    assert all(f"  :{name}" in text for name in HELP)
+    assert max(map(len, text.splitlines())) <= 80

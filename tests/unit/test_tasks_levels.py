@@ -103,6 +103,8 @@ def test_a_level_goes_with_the_time_until_which_it_may_be_waited_for() -> None:
     assert level.passed_on(level.pass_ms).pass_ms == level.pass_ms + 1000
     assert level.passed_on(level.until_ms - 400).pass_ms == level.until_ms
     assert level.wanted == "at_least=0 and max_lag=0 and max_lag_s=2"
+    steady_ones = asked(snapshot=True), asked(snapshot=True, max_lag=3)
+    assert [found and found.wanted for found in steady_ones] == ["snapshot", "max_lag=3 and snapshot"]
 
 
 @pytest.mark.parametrize(("timeout", "wait_ms"), [(None, 10_000), (30, 10_000), (5, 4000)])

@@ -147,6 +147,20 @@ def test_what_is_no_request_is_undecodable(value: bytes | None, reason: str) -> 
         wire.read_request(record(value), "request", REPLY_TOPICS)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"with_key": "k", "command": "RETURN 1"}, 'does not say in "to"'),
+        ({"to": "response", "with_key": "k"}, 'plain body either: that has a "command"'),
+    ],
+)
+def test_a_query_body_that_lacks_something_is_parked_and_says_what(body: dict[str, str], reason: str) -> None:
+    """It is not run for nobody; of a command, which answers to nobody, only the text is needed."""
+    with pytest.raises(Undecodable, match=reason):
+        wire.read_request(record(json.dumps(body).encode()), "request", REPLY_TOPICS)
+    assert wire.command_of(wire.read_command(record(b'{"command": "RETURN 1"}'), "command"), 7).refused is None
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | st.from_type(dict).map(repr).map(str.encode))
 def test_nothing_on_the_command_topic_raises(value: bytes) -> None:
     """Whatever lies there, the replica gets a command."""

@@ -40,7 +40,7 @@ from tasks.registry import others_on, others_that_differ, registrations
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     import neo4j
 
@@ -116,6 +116,14 @@ def repair(settings: Settings, wish: Wish, show: Progress) -> Seeded:
         return seeding.seed()
 
 
+def told_apart(found: Mapping[str, Sequence[str]]) -> str:
+    """Replicas and in what each differs, those that differ in the same together."""
+    alike: dict[str, list[str]] = {}
+    for other, differences in found.items():
+        alike.setdefault(", ".join(differences), []).append(other)
+    return "; ".join(f"{', '.join(others)} ({differences})" for differences, others in alike.items())
+
+
 class _Seeding:
     """One replica on its way."""
 
@@ -177,10 +185,9 @@ class _Seeding:
         found = others_that_differ(self._name, self._topic_id, facts, self._registered)
         self._show(Step("server", f"Neo4j {facts.version} {facts.edition}", finished=True))
         if found and not self._wish.force:
-            words = "; ".join(f"{other} ({', '.join(differences)})" for other, differences in found.items())
             raise NotAReplica(
-                f"the server at {self._settings.neo4j_uri} differs from {words}: the same commands may do something"
-                " else there. Set it like the others, or say --force"
+                f"the server at {self._settings.neo4j_uri} differs from {told_apart(found)}: the same commands may do"
+                " something else there. Set it like the others, or say --force"
             )
 
     def require_empty(self) -> None:

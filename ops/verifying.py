@@ -122,7 +122,7 @@ def verify(settings: Settings, *, timeout_s: float, pause_s: float, show: Progre
         request = Request(uuid.uuid4().hex, pause_s, dict(told.difference.wanted))
         second = _Question(app, tuple(first.found), request, show)
         second.ask(timeout_s)
-        elements = verified.elements_that_differ(second.listed, second.found)[:SHOWN]
+        elements = verified.elements_that_differ(second.listed, sorted(second.found))[:SHOWN]
         return Told(told.verdict, told.offset, told.rows, told.difference, elements)
 
 

@@ -114,13 +114,15 @@ class Follower:
         number = len(self._registered)
         wanted = {"any": "any replica", "all": f"all {number} replicas"}.get(str(applied), f"{applied} replicas")
         said = ", ".join(self._place(replica) for replica in sorted(self._registered))
+        silent = any(self._ledger.position(replica) < 0 for replica in self._registered)
+        more = "; `replica list` says what keeps a replica" if silent else ""
         held = "".join(f"; {words}" for words in self._holdings(offset))
-        return f"command {offset} was not applied by {wanted} within {timeout_s:g} s: {said}{held}"
+        return f"command {offset} was not applied by {wanted} within {timeout_s:g} s: {said}{held}{more}"
 
     def _place(self, replica: str) -> str:
         """Where it is, as far as its reports from the time of the command on say."""
         position = self._ledger.position(replica)
-        return f"{replica} is at {position}" if position >= 0 else f"{replica} has reported nothing"
+        return f"{replica} is at {position}" if position >= 0 else f"{replica} has reported nothing since"
 
     def _holdings(self, offset: int) -> list[str]:
         """What keeps replicas from getting to the end of the command, those that say the same together."""

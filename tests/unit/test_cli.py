@@ -48,6 +48,15 @@ def test_with_json_an_error_is_an_object_on_stdout() -> None:
     assert result.stderr == ""
 
 
+def test_lists_of_commands_cut_no_sentence() -> None:
+    """At the top and in every group."""
+    groups = [(), *((name,) for name, one in cli.main.commands.items() if isinstance(one, Group))]
+    for path in groups:
+        told = CliRunner().invoke(cli.main, [*path, "--help"]).stdout.partition("Commands:")[2]
+        assert told, path
+        assert "..." not in told
+
+
 def test_debug_shows_the_traceback() -> None:
     """Whoever wants to know more gets the exception itself."""
     result = CliRunner().invoke(group, ["--debug", "fail", "gone"])

@@ -106,7 +106,9 @@ def require_kafka(settings: Settings) -> None:
     except KafkaException as exc:
         admin.poll(0)  # hands over what the client has to say: a time-out alone is no reason
         why = health.why() or f" ({exc.args[0].str()})"
-        raise KafkaAway(f"no Kafka server answers at {settings.brokers}{why}") from exc
+        nobody_said = "brokers" not in settings.model_fields_set
+        way = "; BROKERS is not set, and no local stack runs: `neo4j-kafka up` starts one" if nobody_said else ""
+        raise KafkaAway(f"no Kafka server answers at {settings.brokers}{why}{way}") from exc
 
 
 def database(settings: Settings) -> neo4j.Driver:

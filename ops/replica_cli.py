@@ -212,6 +212,7 @@ def repair(
     if not yes:
         if as_json:
             raise click.UsageError("With --json nobody is asked: say --yes.")
+        seeding.require_repairable(target.settings)
         click.confirm(f"Delete all that is in the database at {target.settings.neo4j_uri}?", abort=True, err=True)
     with progress(quiet=as_json) as show:
         done = seeding.repair(target.settings, seeding.Wish(force=force, store=store), show)

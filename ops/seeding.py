@@ -25,7 +25,7 @@ import dramatiq
 from ops import snapshots
 from ops.connection import connected, database
 from ops.errors import DatabaseAway, NotAReplica, ReplicaBusy
-from ops.progress import Step
+from ops.progress import Step, silent
 from ops.replicas import ASK_S, log_bounds, rows
 from replica import emptying, recovery
 from replica.checksum import checksum
@@ -114,6 +114,16 @@ def repair(settings: Settings, wish: Wish, show: Progress) -> Seeded:
         seeding.quarantine("it is being repaired, and not ready")
         seeding.empty()
         return seeding.seed()
+
+
+def require_repairable(settings: Settings) -> None:
+    """What `repair` asks before it changes anything, for whoever asks a person then.
+
+    Raises:
+      NotAReplica: there is nothing to repair, or it cannot be.
+    """
+    with connected(settings) as app, database(settings) as driver:
+        _Seeding(app, driver, Wish(), silent).require_ours()
 
 
 def told_apart(found: Mapping[str, Sequence[str]]) -> str:

@@ -74,6 +74,9 @@ def test_what_cannot_become_a_replica_is_refused_and_left_alone(replicas: Replic
 
     away = replicas.neo4j_kafka("replica", "add", "--neo4j-uri", "bolt://127.0.0.1:1", "--name", "another")
     assert (away.exit_code, "cannot be used" in away.stderr) == (1, True), away.output
+    # Nobody is asked whether a database may be emptied that will not be.
+    repair = replicas.neo4j_kafka("replica", "repair", "another", "--neo4j-uri", third.uri)
+    assert (repair.exit_code, "nothing to repair" in repair.stderr, "Delete" in repair.stderr) == (4, True, False)
     assert value(third, "MATCH (m:Mine) RETURN count(m)") == 1
     assert replicas.app().decisions.look() == ()
 

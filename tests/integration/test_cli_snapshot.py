@@ -113,7 +113,7 @@ def test_what_is_missing_before_the_log_may_be_cut_is_said(replicas: Replicas) -
     equal = told(run(replicas, 1, "snapshot", "verify", row["name"], "--against-replica", "--json"))
     assert equal["equal"] is True
     other = run(replicas, 2, "snapshot", "verify", row["name"], "--against-replica")
-    assert (other.exit_code, "is another one" in other.stdout) == (1, True)
+    assert (other.exit_code, "the replica is at no command" in other.stdout) == (1, True)
     assert run(replicas, 1, "snapshot", "verify", "nothing.snapshot").exit_code == 2
     early = run(replicas, 2, "snapshot", "restore", "--to-time", "1d")
-    assert (early.exit_code, "no snapshot of" in early.stderr) == (2, True)
+    assert (early.exit_code, "none of it is that old" in early.stderr) == (2, True)

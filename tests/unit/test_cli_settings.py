@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from pydantic import ValidationError
 
-from ops.connection import settings_for
-from ops.errors import InputUnusable, NotInStack
+from brokers.clients import AdminClient
+from ops.connection import require_kafka, settings_for
+from ops.errors import InputUnusable, KafkaAway, NotInStack
 from ops.stack import Stack
 from ops.state import Server, State, StateFile
 from ops.targets import given
@@ -96,6 +98,22 @@ def test_what_is_no_address_of_a_database_is_named(folder: Path, monkeypatch: py
     monkeypatch.setenv("NEO4J_URI", uri)
     with pytest.raises(ValidationError, match=r"NEO4J_URI[\s\S]*no address of a database"):
         settings_for(folder)
+
+
+def test_who_has_said_nothing_of_a_kafka_is_told_how_to_come_by_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the wrong folder; whoever has named one knows."""
+
+    def away(*_: object, **__: object) -> None:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    monkeypatch.setattr(AdminClient, "list_topics", away)
+    with pytest.raises(KafkaAway, match="`neo4j-kafka up` starts one"):
+        require_kafka(settings_for(folder / "elsewhere"))
+    monkeypatch.setenv("BROKERS", "here:9092")
+    with pytest.raises(KafkaAway, match=r"at here:9092[^;]*$"):
+        require_kafka(settings_for(folder / "elsewhere"))
 
 
 def test_the_line_that_starts_a_worker_says_that_it_needs_a_password(

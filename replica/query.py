@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, LiteralString, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import neo4j
 from neo4j.exceptions import DriverError, Neo4jError, ResultError, TransactionError
 
-from replica import compiling, guard, values
+from replica import compiling, guard, together, values
 from replica.errors import QueryRejected, QueryUnavailable, ValueNotEncodable
+from replica.joining import Joining
 from replica.marker import RESTORING
-from replica.outcomes import code_of, is_deterministic, message_of
+from replica.outcomes import code_of, message_of
+from replica.rows import Rows, translated, unheard
 from replica.statement import Position
-from replica.summary import Summary, summary_of
+from replica.summary import summary_of
+from replica.together import Asked, Kinds
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
+    from collections.abc import Callable, Mapping, Sequence
+
+    from replica.summary import Summary
+    from replica.together import Part, Shared
+
+logger = logging.getLogger("replica.query")
 
 #: Seconds, rows and bytes (of JSON, about) of one result.
 TIMEOUT_S: Final = 30.0
@@ -52,26 +62,11 @@ TAG: Final = "kafka_query"
 
 # running -- The transactions of one query, of which there is at most one.
 _RUNNING: Final[LiteralString] = (
-    "SHOW TRANSACTIONS YIELD transactionId, metaData WHERE metaData.kafka_query = $tag RETURN transactionId AS id"
+    "SHOW TRANSACTIONS YIELD transactionId, metaData WHERE $tag IN split(metaData.kafka_query, ' ') "
+    "RETURN transactionId AS id"
 )
 # end -- Ask the server to end them; it does so at its next look.
 _END: Final[LiteralString] = "TERMINATE TRANSACTIONS $ids"
-
-#: Codes that are the query's fault though not deterministic: it ran into a limit, or calls what is not there.
-_CALLERS_FAULT: Final = frozenset(
-    [
-        "Neo.ClientError.Database.DatabaseNotFound",
-        "Neo.ClientError.Procedure.ProcedureCallFailed",
-        "Neo.ClientError.Procedure.ProcedureNotFound",
-        "Neo.ClientError.Statement.AccessMode",
-        "Neo.ClientError.Transaction.Terminated",  # somebody wants it ended, and not run on another replica
-        "Neo.ClientError.Transaction.TransactionTimedOut",
-        "Neo.ClientError.Transaction.TransactionTimedOutClientConfiguration",
-        "Neo.ClientError.Transaction.LockClientStopped",
-        "Neo.TransientError.General.MemoryPoolOutOfMemoryError",
-        "Neo.DatabaseError.Transaction.TransactionStartFailed",
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,86 +102,6 @@ class _Known:
     bookmarks: neo4j.Bookmarks | None = None
 
 
-class Rows:
-    """The result of one query: iterate for rows (lists of typed JSON values in the order of *columns*), then close.
-
-    Use it in a `with` block, in one thread.  *position* is read before the rows, which are at least that new.
-    *truncated* and *count* are final after the last row.
-    """
-
-    def __init__(
-        self,
-        session: neo4j.Session,
-        result: neo4j.Result,
-        position: Position | None,
-        max_rows: int,
-        max_bytes: int,
-        look: Callable[[neo4j.Session], Position | None],
-    ) -> None:
-        self._session = session
-        self._look = look
-        self._result = result
-        self._max_rows = max_rows
-        self._room = max_bytes
-        self.position = position
-        self.columns: tuple[str, ...] = tuple(result.keys())
-        self.truncated = False
-        self.count = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the connection back; what was not read is dropped at the server."""
-        try:
-            self._session.close()
-        except (DriverError, Neo4jError, OSError):  # the rows are delivered; the pool drops the connection
-            return
-
-    def summary(self) -> Summary:
-        """What the server says about the result, which ends with this call.
-
-        Raises `QueryRejected` and `QueryUnavailable`: what is not read could still fail.
-        """
-        try:
-            return summary_of(self._result.consume())
-        except (DriverError, Neo4jError, OSError) as error:
-            raise _translated(error) from error
-
-    def seen(self) -> Position | None:
-        """The position after the rows, which end with this call: they show nothing of any later command.
-
-        The session waits for all that was committed while it read, and a part of which it may have seen.
-        Raises `QueryUnavailable`.
-        """
-        try:
-            self._result.consume()
-            return self._look(self._session)
-        except (DriverError, Neo4jError, OSError) as error:
-            raise _translated(error) from error
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        """Rows until the result ends or a limit is reached.  Raises `QueryRejected` and `QueryUnavailable`."""
-        try:
-            for record in self._result:
-                row = [values.encode(value, column) for column, value in zip(self.columns, record, strict=True)]
-                self._room -= values.size(row)
-                if self.count >= self._max_rows or self._room < 0:
-                    self.truncated = True
-                    return
-                self.count += 1
-                yield row
-        except (DriverError, Neo4jError, OSError) as error:
-            raise _translated(error) from error
-        except ValueNotEncodable as error:
-            raise QueryRejected(type(error).__name__, str(error)) from error
-
-
 class Queries:
     """The reader of one graph.  Any thread may call it."""
 
@@ -212,6 +127,8 @@ class Queries:
         self._known = _Known(-math.inf, None)
         self._verdicts: OrderedDict[str | bytes, _Verdict | None] = OrderedDict()
         self._lock = threading.Lock()
+        self._kinds = Kinds()
+        self._joining = Joining(self._together, self._end_together)
 
     def run(
         self,
@@ -230,26 +147,85 @@ class Queries:
 
         Raises `QueryRejected` where the query is at fault and `QueryUnavailable` where the server is.
         """
-        judged = self._refuse(text)
+        judged, given = self._refuse(text), dict(parameters or {})
+        limits = self._bounded(timeout_s), self._max_rows if max_rows is None else min(max_rows, self._max_rows)
+        key = together.shared(text, given) if judged and known_s else None
+        if key is None or self._kinds.of(key) is None:
+            return self._alone(text, given, limits, known_s=known_s, tag=tag, judged=judged, key=key)
+        turn = self._joining.turn(key, Asked(given, limits[0], known_s, tag))
+        if turn.part is not None:
+            return Rows(turn.part, turn.part, turn.part.position, limits[1], self._max_bytes, self.position, unheard)
+        try:
+            return self._alone(text, given, limits, known_s=known_s, tag=tag, judged=judged, key=key)
+        finally:
+            if turn.leads:  # the first rows are here, and nearly always all of them
+                self._joining.leave(key)
+
+    def _alone(
+        self,
+        text: str,
+        parameters: dict[str, Any],
+        limits: tuple[float, int],
+        *,
+        known_s: float,
+        tag: str,
+        judged: bool,
+        key: Shared | None,
+    ) -> Rows:
         known = self._known_since(known_s)
         session = self._session(known)
         try:
             if not judged:
-                self._refuse_writes(session, text, dict(parameters or {}))
+                self._refuse_writes(session, text, parameters)
             position = self._read_position(session) if known is None else known.position
-            query = neo4j.Query(text, metadata={TAG: tag}, timeout=self._bounded(timeout_s))
-            result = session.run(query, dict(parameters or {}))
-            rows = self._max_rows if max_rows is None else min(max_rows, self._max_rows)
-            return Rows(session, result, position, rows, self._max_bytes, self._position)
+            query = neo4j.Query(text, metadata={TAG: tag}, timeout=limits[0])
+            result = session.run(query, parameters)
+            told = unheard if key is None else partial(self._learn, key, parameters)
+            return Rows(session, result, position, limits[1], self._max_bytes, lambda: self._position(session), told)
         except (DriverError, Neo4jError, OSError) as error:
             session.close()
-            raise _translated(error) from error
+            raise translated(error) from error
         except (ValueError, OverflowError, TypeError) as error:
             session.close()
             raise QueryRejected("Replica.ParameterNotEncodable", str(error)) from error
         except BaseException:
             session.close()
             raise
+
+    def _learn(self, key: Shared, parameters: Mapping[str, Any], rows: Rows, summary: Summary) -> None:
+        kind = self._kinds.heard(key, rows.columns, rows.count, rows.size, summary)
+        if kind is None:
+            return
+        try:  # compiled here, so that nobody waits for that
+            with self._session() as session:
+                explained = neo4j.Query(compiling.explained(kind.text))
+                given = {"__rows": [{**parameters, "__n": 0}]}
+                apart = bool(summary_of(session.run(explained, given).consume()).notifications)
+        except (DriverError, Neo4jError, OSError):  # most likely it is no subquery
+            apart = True
+        self._kinds.keep_apart(key) if apart else self._kinds.learn(key, kind)
+
+    def _together(self, key: Shared, asked: Sequence[Asked]) -> Sequence[Part] | None:
+        """The answers to several queries; none where each has to be asked alone."""
+        kind = self._kinds.of(key)
+        if kind is None:
+            return None
+        known = self._known_since(min(each.known_s for each in asked))
+        tags = " ".join(each.tag for each in asked)
+        query = neo4j.Query(kind.text, metadata={TAG: tags}, timeout=min(each.timeout_s for each in asked))
+        rows = [{**each.parameters, "__n": number} for number, each in enumerate(asked)]
+        try:
+            with self._session(known) as session:
+                position = self._read_position(session) if known is None else known.position
+                found = together.parted(session.run(query, {"__rows": rows}), len(asked), kind.columns, position)
+        except Exception as error:  # noqa: BLE001 - whose fault it is shows when each is asked alone
+            logger.info("queries_kept_apart text=%r reason=%s", key[0], error)
+            found = None
+        if found is None:
+            self._kinds.keep_apart(key)
+            return None
+        parts, told = found
+        return parts if self._kinds.heard_together(key, kind, len(asked), summary_of(told)) else None
 
     def read(
         self,
@@ -282,7 +258,7 @@ class Queries:
         except (ResultError, TransactionError):
             raise  # a mistake in the function
         except (DriverError, Neo4jError, OSError) as error:
-            raise _translated(error) from error
+            raise translated(error) from error
         except ValueNotEncodable as error:
             raise QueryRejected(type(error).__name__, str(error)) from error
 
@@ -299,6 +275,10 @@ class Queries:
                 return bool(ids)
         except (DriverError, Neo4jError, OSError) as error:
             raise QueryUnavailable(code_of(error), message_of(error)) from error
+
+    def _end_together(self, asked: Asked) -> None:
+        with suppress(QueryUnavailable):  # then it hears of that alone
+            self.terminate(asked.tag)
 
     def position(self) -> Position | None:
         """Where the graph is now; None where no log was applied to it.  Raises `QueryUnavailable`."""
@@ -368,7 +348,7 @@ class Queries:
         try:
             return session.run(neo4j.Query(compiling.explained(text)), parameters).consume().query_type
         except Neo4jError as error:
-            found = _translated(error)
+            found = translated(error)
             raise type(found)(found.code, compiling.as_written(found.message)) from error
 
     def _remember(self, text: str, verdict: _Verdict | None) -> _Verdict | None:
@@ -384,9 +364,3 @@ def _key(text: str) -> str | bytes:
     if len(text) <= _SHORT:
         return text
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
-
-
-def _translated(error: Exception) -> QueryRejected | QueryUnavailable:
-    code = code_of(error)
-    at_fault = is_deterministic(code) or code in _CALLERS_FAULT
-    return (QueryRejected if at_fault else QueryUnavailable)(code, message_of(error))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import dramatiq
 
-    from replica.query import Rows
+    from replica.rows import Rows
     from replica.statement import Position
     from replica.summary import Summary
     from tasks.levels import Level

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from brokers import KafkaBroker
     from brokers.topics import TopicSpec
-    from replica.query import Rows
+    from replica.rows import Rows
     from replica.statement import Position
     from tasks.freshness import Whole
     from tasks.keeping import Collected

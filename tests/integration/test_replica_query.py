@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,13 +11,19 @@ from neo4j.time import DateTime
 from replica import guard
 from replica.apply import Applier
 from replica.errors import QueryRejected
+from replica.joining import Joining
 from replica.query import Queries
 from replica.statement import Command, Position, Statement
+from replica.summary import Summary
+from replica.together import Asked, Kind, joint, shared
 from replica.values import decode, encode
+from tests.support import wait_until
 
 
 if TYPE_CHECKING:
     from neo4j import Driver, Transaction
+
+    from replica.together import Shared
 
 
 @pytest.fixture
@@ -334,3 +341,112 @@ def test_values_of_the_driver_and_of_python_are_stored_alike(driver: Driver, que
     assert decode(encode(moment)) == DateTime.from_native(moment)
     [[same]] = rows(queries, "RETURN $a = $b AS same", a=decode(encode(moment)), b=moment)
     assert same
+
+
+def learnt(queries: Queries, text: str, parameters: dict[str, Any], columns: tuple[str, ...]) -> Shared:
+    """What queries of that text have in common, which go together from now on, however slow this machine is."""
+    key = shared(text, parameters)
+    assert key is not None
+    queries._kinds.learn(key, Kind(columns, joint(text, columns)))
+    return key
+
+
+def together(queries: Queries, text: str, given: list[dict[str, Any]]) -> list[Any]:
+    """What queries of one text get that wait while another one of it is on the server: rows, or the code of an error.
+
+    With how many of them the server was asked at once.
+    """
+
+    def one(parameters: dict[str, Any]) -> Any:
+        try:
+            with queries.run(text, parameters, known_s=60, tag="tag") as found:
+                return found.columns, list(found), found.summary().query_type, found.position
+        except QueryRejected as error:
+            return error.code
+
+    alone = [one(parameters) for parameters in given]
+    key = learnt(queries, text, given[0], next(found[0] for found in alone if isinstance(found, tuple)))
+    asked: list[int] = []
+
+    def ask(key: Shared, several: list[Asked]) -> Any:
+        asked.append(len(several))
+        return queries._together(key, several)
+
+    queries._joining = Joining(ask, queries._end_together, patience_s=60.0)
+    queries._joining.turn(key, Asked({}, 1.0, 1.0, ""))
+    with ThreadPoolExecutor(len(given)) as threads:
+        found = [threads.submit(one, parameters) for parameters in given]
+        wait_until(lambda: queries._joining.waiting(key) == len(given))
+        queries._joining.leave(key)
+        assert [future.result() for future in found] == alone
+    assert asked == [len(given)]
+    return alone
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MATCH (u:User {name: $name}) RETURN u.name AS name, u.age AS age",
+        "MATCH (u:User {name: $name})-[k:KNOWS]->(v:User) RETURN k.since AS `since when`, k AS k, v AS v;",
+        "OPTIONAL MATCH (u:User {name: $name}) RETURN u AS u, $name AS asked // whatever",
+        "MATCH (u:User {name: $name}) RETURN count(*) AS n, collect(u.age) AS ages",
+        "MATCH (u:User) WHERE u.name <> $name RETURN u.name AS name UNION ALL RETURN $name AS name",
+        "MATCH (u:User) WITH DISTINCT u WHERE EXISTS { MATCH (v:User {name: $name}) WHERE v = u } RETURN u.name AS n",
+        "UNWIND range(1, size($name)) AS n RETURN n, {a: [n, $name]} AS map",
+        "RETURN date($name) AS day",
+    ],
+)
+def test_queries_that_go_together_get_what_they_would_have_got_alone(queries: Queries, text: str) -> None:
+    """Columns, rows and position, with as many rows as each has; nothing of what the others get."""
+    given = [{"name": name} for name in ("2024-02-29", "20240101") if "date" in text] or [
+        {"name": name} for name in ("a", "b", "nobody", "a")
+    ]
+    together(queries, text, given)
+
+
+def test_of_queries_that_go_together_one_that_fails_spoils_none(queries: Queries) -> None:
+    """Each is asked alone then, and from then on."""
+    text = "RETURN 10 / $n AS x"
+    assert rows(queries, text, n=5) == [[2]]
+    found = together(queries, text, [{"n": 1}, {"n": 0}, {"n": 2}])
+    assert found[1] == "Neo.ClientError.Statement.ArithmeticError"
+    assert [found[0][1], found[2][1]] == [[[10]], [[5]]]
+    key = shared(text, {"n": 1})
+    assert key is not None
+    assert queries._kinds.of(key) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "together"),
+    [
+        ("MATCH (u:User) WHERE u.age >= $n RETURN u.name AS name", True),
+        ("MATCH (u:User) RETURN u.name AS name LIMIT $n", False),
+        ("MATCH (u:User) WHERE u.age >= $n RETURN u.name", False),
+        ("MATCH (u:User) WHERE u.age >= $n AND u.nothing IS NULL RETURN u.name AS name", False),
+    ],
+    ids=["plain", "limit", "no name", "remark"],
+)
+def test_a_text_goes_together_where_the_server_takes_it_for_a_subquery(
+    queries: Queries,
+    text: str,
+    together: bool,
+) -> None:
+    """It is asked that once, before anybody waits."""
+    key = shared(text, {"n": 1})
+    assert key is not None
+    with queries.run(text, {"n": 1}) as found:
+        assert list(found) == [["a"]]
+        queries._learn(key, {"n": 1}, found, Summary())
+    assert (queries._kinds.of(key) is not None) == together
+
+
+def test_one_of_those_that_went_together_is_ended_by_its_own_tag(queries: Queries) -> None:
+    """The server knows all of them."""
+    text = "UNWIND range(1, $n) AS a UNWIND range(1, $n) AS b WITH a WHERE a < 0 RETURN a AS a"
+    key = learnt(queries, text, {"n": 1}, ("a",))
+    asked = [Asked({"n": 1_000_000}, 60.0, 60.0, tag) for tag in ("one", "two")]
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(queries._together, key, asked)
+        wait_until(lambda: queries.terminate("two"))
+        assert running.result(30.0) is None
+    assert queries._kinds.of(key) is None

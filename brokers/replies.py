@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import random
+import socket
 import threading
 import time
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -187,11 +189,16 @@ def reader_config() -> dict[str, Any]:
     }
 
 
+def partition_of_process(partitions: int) -> int:
+    """Where this process is answered: neighbours on one machine on neighbours, so that none reads another's answers."""
+    return (zlib.crc32(socket.gethostname().encode()) + os.getpid()) % partitions
+
+
 class Replies:
     """The answers that arrive for this process on one topic.
 
     Every caller on a partition reads all the answers on it, so that callers spread over the partitions: each process
-    keeps to one, chosen at random.  Any thread; a forked child makes its own reader.
+    keeps to one (see `partition_of_process`).  Any thread; a forked child makes its own reader.
     """
 
     def __init__(self, broker: KafkaBroker, spec: TopicSpec, *, timeout_s: float) -> None:
@@ -222,7 +229,7 @@ class Replies:
         if self._pid != os.getpid():
             self._waiters = {}
         self._pid = os.getpid()
-        self._partition = random.randrange(self._broker.topics.ensure(self._spec))
+        self._partition = partition_of_process(self._broker.topics.ensure(self._spec))
         places = [Place(self._spec.name, self._partition)]
         self._reader = TopicReader(self._broker.client_settings, places, self._arrived, timeout_s=self._timeout_s)
 

@@ -279,8 +279,9 @@ class App:
         return Session(self, *tokens)
 
     def _read_request(self, record: Record, queue_name: str) -> dramatiq.Message[Any]:
-        return wire.read_request(record, queue_name, self._reply_topics())
+        return wire.read_request(record, queue_name, self._reply_topics)
 
+    @functools.cached_property
     def _reply_topics(self) -> dict[str, str]:
         """The names that a request may ask its answer on: with the prefix, and as they stand in the settings."""
         allowed = self.settings.allowed_reply_topics

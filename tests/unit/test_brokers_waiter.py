@@ -8,6 +8,7 @@ import pytest
 
 from brokers.errors import ConsumerStopped
 from brokers.records import Record
+from brokers.replies import partition_of_process
 from brokers.waiter import CORRELATION, Reread, Waiter
 
 
@@ -101,3 +102,18 @@ def test_whoever_waits_is_told_that_nobody_reads_any_more() -> None:
     assert waiter.get(0) is not None
     with pytest.raises(ConsumerStopped):
         waiter.get(0)
+
+
+def test_neighbouring_processes_are_answered_on_partitions_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as there are enough; processes of the same number on other machines need not be."""
+
+    def partitions(machine: str) -> list[int]:
+        monkeypatch.setattr("socket.gethostname", lambda: machine)
+        found = []
+        for pid in range(1000, 1024):
+            monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+            found.append(partition_of_process(24))
+        return found
+
+    assert sorted(partitions("a")) == list(range(24))
+    assert len({partitions(machine)[0] for machine in "abcdefgh"}) > 1

@@ -97,6 +97,7 @@ class Applier:
         with self._lock:
             self._marker = None
             try:
+                self._writer.server = self._database.driver.get_server_info().agent
                 marker = recovery.recover(self._database, self._key, self._topic_id, log_start, log_end)
             except (DriverError, Neo4jError, OSError) as error:
                 raise _unavailable(error) from error

@@ -4,9 +4,10 @@ Replicas that were given the same commands can tell by it whether they did the s
 never on how a replica cut its transactions: no transaction crosses such a multiple, and the first one behind it writes
 down, before its own commands run, how the segment before has ended.
 
-The counters of a transaction that needs one round trip are known only after its commit, and so are written down by the
-next one.  A crash in between loses them for this segment, and for no other: its checkpoint says that they are unknown.
-The chain of rejected outcomes, and the numbers of nodes and relationships, are always exact.
+The counters of a transaction that needs one round trip are known only after its commit, and so are written down by a
+later one.  A crash in between loses them for the segments of what was under way, and for no other: their checkpoints
+say that they are unknown.  The chain of rejected outcomes, and the numbers of nodes and relationships, are always
+exact.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Checkpoint:
 
     *counters* and *chain* are None where they are not known: a crash lost them, or the graph was restored without.
     *nodes* and *relationships* are None where other logs are applied to the same graph, each at its own pace.
-    *unexplained* is how many nodes and relationships there are beyond what the counters account for.
+    *unexplained* is how many nodes and relationships there are beyond what the counters account for; as long as they
+    are not counted, minus what there should be.
     """
 
     before: int
@@ -60,6 +62,13 @@ class Checkpoint:
                 pairs += [(name, self.counters.get(name, 0), other.counters.get(name, 0)) for name in names]
         known = (pair for pair in pairs if None not in pair)
         return [f"{name}: {mine} and {theirs}" for name, mine, theirs in known if mine != theirs]
+
+    def counted(self, nodes: int | None, relationships: int | None) -> Checkpoint:
+        """The same once the graph is counted; None: it cannot be known."""
+        unexplained = None
+        if self.unexplained is not None and nodes is not None and relationships is not None:
+            unexplained = nodes + self.unexplained[0], relationships + self.unexplained[1]
+        return replace(self, nodes=nodes, relationships=relationships, unexplained=unexplained)
 
     @property
     def digest(self) -> str:
@@ -118,24 +127,23 @@ class Tally:
         """The same, read from a graph at *offset*: the counters of what came after this was written are lost."""
         return self if self.upto == offset else replace(self, upto=offset, counters=None)
 
-    def closed(
-        self, offset: int, nodes: int | None, relationships: int | None, server: str
-    ) -> tuple[Checkpoint, Tally]:
-        """End the segment before the command at *offset*, with what the graph holds just then."""
+    def closed(self, offset: int, server: str) -> tuple[Checkpoint, Tally]:
+        """End the segment before the command at *offset*; what the graph holds just then is to be counted."""
         before = offset // INTERVAL * INTERVAL
-        unexplained = self._unexplained(nodes, relationships)
-        checkpoint = Checkpoint(before, nodes, relationships, self.chain, self.counters, unexplained, server)
-        return checkpoint, Tally(self.upto, before, "", {}, nodes, relationships)
+        checkpoint = Checkpoint(before, None, None, self.chain, self.counters, self._unexplained(), server)
+        return checkpoint, Tally(self.upto, before, "", {})
 
-    def _unexplained(self, nodes: int | None, relationships: int | None) -> tuple[int, int] | None:
-        if self.counters is None or nodes is None or relationships is None:
-            return None
-        if self.nodes is None or self.relationships is None:
+    def counted(self, nodes: int | None, relationships: int | None) -> Tally:
+        """The same once the graph is counted at its beginning; None: it cannot be known."""
+        return replace(self, nodes=nodes, relationships=relationships)
+
+    def _unexplained(self) -> tuple[int, int] | None:
+        if self.counters is None or self.nodes is None or self.relationships is None:
             return None
         counted = Counter(self.counters)
-        explained_nodes = self.nodes + counted["nodes_created"] - counted["nodes_deleted"]
-        explained = self.relationships + counted["relationships_created"] - counted["relationships_deleted"]
-        return nodes - explained_nodes, relationships - explained
+        nodes = self.nodes + counted["nodes_created"] - counted["nodes_deleted"]
+        relationships = self.relationships + counted["relationships_created"] - counted["relationships_deleted"]
+        return -nodes, -relationships
 
     def text(self) -> str:
         """As the graph keeps it."""

@@ -1,13 +1,14 @@
 """The position inside the graph: one node, and the only statements that touch it.
 
     (:_KafkaPosition {topic, partition, topic_id, offset, published, rejections, digest, checkpoints
-                      [, intent, existed] [, _KafkaPosition_ids_<segment> ...]})
+                      [, counted] [, intent, existed] [, _KafkaPosition_ids_<segment> ...]})
 
 *offset* is the last command applied.  *published* is the offset up to which outcomes are known to be published, and
 *rejections* holds the rejected outcomes after it, one JSON string each, so that a crash between a commit and the
-publication loses none.  *digest* and *checkpoints* are texts of `replica.digest`.  *intent* is the offset of a schema
-command that has begun, *existed* whether the name it creates or drops existed before.  The ids of commands are those of
-`replica.ids`; only who asks for them reads them.
+publication loses none.  *digest* and *checkpoints* are texts of `replica.digest`.  *counted* is what the graph held at
+the last checkpoint, where that does not say it itself: nodes, relationships and positions.  *intent* is the offset of a
+schema command that has begun, *existed* whether the name it creates or drops existed before.  The ids of commands are
+those of `replica.ids`; only who asks for them reads them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 # read -- The marker of this topic and partition, or no row.
 READ: Final = """
 MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition})
-RETURN m {.topic_id, .offset, .published, .rejections, .digest, .checkpoints, .intent, .existed} AS marker,
+RETURN m {.topic_id, .offset, .published, .rejections, .digest, .checkpoints, .counted, .intent, .existed} AS marker,
   elementId(m) AS id
 """
 
@@ -37,7 +38,7 @@ RETURN m {.topic_id, .offset, .published, .rejections, .digest, .checkpoints, .i
 LOCK: Final = """
 MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition})
 SET m._lock = 1 REMOVE m._lock
-RETURN m {.topic_id, .offset, .published, .rejections, .digest, .checkpoints, .intent, .existed} AS marker,
+RETURN m {.topic_id, .offset, .published, .rejections, .digest, .checkpoints, .counted, .intent, .existed} AS marker,
   elementId(m) AS id
 """
 
@@ -75,11 +76,19 @@ SET __m._lock = 1 REMOVE __m._lock
 WITH __m WHERE __m.offset = $__previous AND __m.topic_id = $__topic_id AND __m.intent IS NULL
 %s
 SET __m.offset = $__offset, __m.published = $__published, __m.rejections = $__rejections, __m.digest = $__digest%s
-RETURN __m.offset AS offset
+RETURN __m.counted AS counted
 """
-#: What follows the last %s where the commands have ids, and where a checkpoint is due; one property more each.
+#: What follows the last %s where the commands have ids, and for checkpoints; one property more each.
 ADVANCE_IDS: Final = ", __m[$__ids] = $__entries"
 ADVANCE_CHECKPOINTS: Final = ", __m.checkpoints = $__checkpoints"
+#: What stands before the command where a checkpoint is due: the graph is looked at before anything runs.
+ADVANCE_COUNT: Final = """CALL (__m) {
+  CALL () { MATCH (n) RETURN count(n) AS __nodes }
+  CALL () { MATCH ()-[r]->() RETURN count(r) AS __relationships }
+  CALL () { MATCH (m:_KafkaPosition) RETURN count(m) AS __markers }
+  SET __m.counted = [__nodes, __relationships, __markers]
+}
+"""
 #: Properties that ADVANCE itself sets or removes; taken off the counters.
 ADVANCE_PROPERTIES: Final = 6
 
@@ -101,16 +110,6 @@ CALL () { MATCH (n) RETURN count(n) AS nodes }
 CALL () { MATCH ()-[r]->() RETURN count(r) AS relationships }
 CALL () { MATCH (m:_KafkaPosition) RETURN count(m) AS markers }
 RETURN nodes, relationships, markers
-"""
-# count_at -- The same, and the marker, when every commit before is visible: that is what the lock waits for.
-COUNT_AT: Final = """
-MATCH (m:_KafkaPosition {topic: $__topic, partition: $__partition})
-SET m._lock = 1 REMOVE m._lock
-WITH m
-CALL () { MATCH (n) RETURN count(n) AS nodes }
-CALL () { MATCH ()-[r]->() RETURN count(r) AS relationships }
-CALL () { MATCH (m:_KafkaPosition) RETURN count(m) AS markers }
-RETURN nodes, relationships, markers, m.offset AS offset, m.topic_id AS topic_id
 """
 #: A topic id that begins so is none: a snapshot is being restored into this graph, or was and did not get to its end.
 #: No applier follows it, and no query is answered.
@@ -141,6 +140,8 @@ class Marker:
     element_id: str = ""
     tally: Tally = field(default_factory=Tally.first)
     checkpoints: tuple[Checkpoint, ...] = ()
+    #: Whether more is known of the checkpoints than the node says.
+    unwritten: bool = False
 
     def moved(self, offset: int, rejected: Sequence[Outcome], *, published: int, counted: Mapping[str, int]) -> Marker:
         """The marker after everything up to *offset*; outcomes that are known to be published are dropped."""
@@ -156,11 +157,18 @@ class Marker:
             checkpoints=digest.kept(self.checkpoints, published),
         )
 
-    def closed(self, offset: int, nodes: int | None, relationships: int | None, server: str) -> Marker:
+    def closed(self, offset: int, server: str) -> Marker:
         """The marker where the segment ends before the command at *offset*; again changes nothing."""
-        checkpoint, tally = self.tally.closed(offset, nodes, relationships, server)
+        checkpoint, tally = self.tally.closed(offset, server)
         others = (one for one in self.checkpoints if one.before != checkpoint.before)
         return replace(self, tally=tally, checkpoints=(*others, checkpoint))
+
+    def counted(self, nodes: int, relationships: int, markers: int) -> Marker:
+        """The same once the graph is counted at the last checkpoint; the node has the numbers beside it."""
+        known = (nodes, relationships) if markers == 1 else (None, None)  # other logs are at places of their own
+        *others, last = self.checkpoints
+        checkpoints = (*others, last.counted(*known))
+        return replace(self, tally=self.tally.counted(*known), checkpoints=checkpoints, unwritten=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,25 +203,8 @@ class Key:
         if not marker.tally.due(offset):
             return marker
         result = runner.run(COUNT)
-        return self._closed(marker, offset, result.single(strict=True), result)
-
-    def close_at(self, runner: Runner, marker: Marker, offset: int) -> Marker | None:
-        """As `close`, without a lock that lasts; none where the graph is not at *marker*.
-
-        It holds if the graph is still there when the position moves: whoever changed anything has moved it.
-        """
-        result = runner.run(COUNT_AT, self.parameters)
-        record = result.single()
-        if record is None or (record["offset"], record["topic_id"]) != (marker.offset, marker.topic_id):
-            return None
-        return self._closed(marker, offset, record, result)
-
-    @staticmethod
-    def _closed(marker: Marker, offset: int, record: neo4j.Record, result: neo4j.Result) -> Marker:
-        nodes, relationships = record["nodes"], record["relationships"]
-        if record["markers"] != 1:  # other logs are applied to this graph, and each is at a place of its own
-            nodes = relationships = None
-        return marker.closed(offset, nodes, relationships, result.consume().server.agent)
+        counted = result.single(strict=True)
+        return marker.closed(offset, result.consume().server.agent).counted(*counted.values())
 
     def all(self, runner: Runner) -> dict[str, Any]:
         """Everything that the node holds, the ids of commands too; nothing where there is no node."""
@@ -246,6 +237,7 @@ class Key:
             "rejections": texts(marker.rejections),
             "digest": marker.tally.text(),
             "checkpoints": [checkpoint.text() for checkpoint in marker.checkpoints],
+            "counted": None,
             "intent": marker.intent,
             "existed": None if marker.intent is None else marker.existed,
         }
@@ -265,7 +257,7 @@ def _parse(record: neo4j.Record | None) -> Marker | None:
         return None
     found = _present(record["marker"])
     offset = found.get("offset", -1)
-    return Marker(
+    marker = Marker(
         topic_id=found.get("topic_id", ""),
         offset=offset,
         published=found.get("published", -1),
@@ -276,6 +268,8 @@ def _parse(record: neo4j.Record | None) -> Marker | None:
         tally=Tally.parse(found.get("digest"), offset),
         checkpoints=tuple(Checkpoint.parse(text) for text in found.get("checkpoints", ())),
     )
+    counted = found.get("counted")
+    return marker if counted is None or not marker.checkpoints else marker.counted(*counted)
 
 
 def _outcome(text: str) -> Outcome:

@@ -14,13 +14,23 @@ from neo4j.exceptions import Neo4jError
 
 from replica import conditions, cypher, plan
 from replica.ids import Ids
-from replica.marker import ADVANCE, ADVANCE_CHECKPOINTS, ADVANCE_IDS, ADVANCE_PROPERTIES, Marker, texts
+from replica.lanes import in_thread
+from replica.marker import (
+    ADVANCE,
+    ADVANCE_CHECKPOINTS,
+    ADVANCE_COUNT,
+    ADVANCE_IDS,
+    ADVANCE_PROPERTIES,
+    Marker,
+    texts,
+)
 from replica.outcomes import is_authentication
 from replica.proofs import Proofs
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from replica.marker import Key
     from replica.statement import Command, Outcome
@@ -81,6 +91,55 @@ class Database:
         return self.driver.session(database=self.name, default_access_mode=mode, fetch_size=_FETCH_SIZE)
 
 
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """One round trip that applies *commands* and moves the position, if that is where it was thought to be.
+
+    *own* properties are set or removed for the position's sake.  It *counts* where a checkpoint is due, and *tells* the
+    node what is known of the checkpoints.
+    """
+
+    commands: Sequence[Command]
+    published: int
+    query: neo4j.Query
+    parameters: Mapping[str, Any]
+    own: int
+    counts: bool
+    tells: bool
+
+    def expected(self, before: Marker, server: str) -> Marker:
+        """The marker after it, as far as it is known while it is under way."""
+        if self.counts:
+            before = _opened(before, self.commands[0].offset, server)
+        after = before.moved(self.commands[-1].offset, (), published=self.published, counted={})
+        return replace(after, tally=before.tally, unwritten=before.unwritten and not self.tells)
+
+
+def _opened(marker: Marker, offset: int, server: str) -> Marker:
+    """*marker* at a checkpoint, before the graph is counted; what is under way has not been counted either."""
+    return replace(marker, tally=marker.tally.at(marker.offset)).closed(offset, server)
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """An `Advance` that is under way."""
+
+    advance: Advance
+    _future: Future[Ended]
+
+    def wait(self) -> None:
+        """Until it has ended, however."""
+        self._future.exception()
+
+    def ended(self) -> Ended:
+        """How it has ended; raises what `Writer.write` does."""
+        return self._future.result()
+
+
+#: What the position's node says of the graph where it was moved, and what the server says.
+Ended = tuple["list[int] | None", neo4j.ResultSummary]
+
+
 class Writer:
     """Apply commands in one transaction.  One thread at a time."""
 
@@ -90,7 +149,7 @@ class Writer:
         self._topic_id = topic_id
         self._proofs = Proofs()
         self._ids = Ids()
-        self._committed: int | None = None  # the position that the last transaction of this writer has left
+        self.server = ""  # as it calls itself
         self.counters: Counter[str] = Counter()
         self.transactions = 0
         #: What the caller has to do while the server works, once a transaction; it must not raise.
@@ -117,9 +176,30 @@ class Writer:
             items = self._items(session, groups if groups and not verdicts else plan.groups(commands, apart=verdicts))
             short = len(items) == 1 and len(self.change(commands)) <= 1
             if short and (rewritten := self._rewritten(session, items[0], verdicts)):
-                text, parameters = rewritten
-                return self._advance(session, text, parameters, commands, marker, published)
+                advance = self._advance(*rewritten, commands, marker, published)
+                return self.landed(advance, marker, self._run_advance(session, advance))
             return self._explicit(session, items, marker, published, verdicts, as_written=False)
+
+    def take_off(
+        self, group: plan.Group, marker: Marker, *, published: int, flying: Sequence[Flight]
+    ) -> Flight | None:
+        """Apply *group* behind *flying*, which are under way, or behind *marker*; None where it has to wait for them.
+
+        It waits in the server for the position, and does nothing if that is not moved to where it begins.
+        """
+        if any(command.id is not None for command in group.commands):
+            return None
+        with self._database.session() as session:
+            if not self._proofs.groupable(session, group.commands[0].statements[0]):
+                return None
+        for flight in flying:
+            marker = flight.advance.expected(marker, self.server)
+        advance = self._advance(plan.unwound(group.text), {"__rows": group.rows}, group.commands, marker, published)
+        return Flight(advance, in_thread(lambda: self._fly(advance)))
+
+    def _fly(self, advance: Advance) -> Ended:
+        with self._database.session() as session:
+            return self._run_advance(session, advance)
 
     def duplicates(self, commands: Sequence[Command], marker: Marker) -> dict[int, Outcome]:
         """The outcomes of those that were applied before under their id; costs nothing where none has one.
@@ -137,12 +217,10 @@ class Writer:
 
     def moved(self, before: Marker, after: Marker, applied: Sequence[Command]) -> None:
         """A transaction with *applied* in it is committed."""
-        self._committed = after.offset
         self._ids.moved(before.offset, after.offset, [command for command in applied if command.id is not None])
 
     def forget(self) -> None:
         """The graph may be another one at the same offset."""
-        self._committed = None
         self._ids.forget()
 
     def _know_ids(self, marker: Marker) -> None:
@@ -193,61 +271,57 @@ class Writer:
         return plan.wrapped(statement.text), statement.parameters
 
     def _advance(
-        self,
-        session: neo4j.Session,
-        text: str,
-        parameters: Mapping[str, Any],
-        commands: Sequence[Command],
-        marker: Marker,
-        published: int,
-    ) -> Marker:
-        due = marker.tally.due(commands[0].offset)
-        if due:  # the graph is looked at before they run
-            marker = self._closed(session, marker, commands[0].offset)
-        new = marker.moved(commands[-1].offset, (), published=published, counted={})
+        self, text: str, parameters: Mapping[str, Any], commands: Sequence[Command], marker: Marker, published: int
+    ) -> Advance:
+        own, before, more = ADVANCE_PROPERTIES, "", ""
+        counts = marker.tally.due(commands[0].offset)
+        tells = counts or marker.unwritten
+        if counts:
+            marker = _opened(marker, commands[0].offset, self.server)
+            own, before = own + 1, ADVANCE_COUNT
+        after = marker.moved(commands[-1].offset, (), published=published, counted={})
         ours = {
             "__previous": marker.offset,
             "__topic_id": self._topic_id,
-            "__offset": new.offset,
-            "__published": new.published,
-            "__rejections": texts(new.rejections),
+            "__offset": after.offset,
+            "__published": after.published,
+            "__rejections": texts(after.rejections),
             "__digest": marker.tally.text(),  # of these commands nothing is counted before they are committed
         }
-        own, more = ADVANCE_PROPERTIES, ""
-        if due:
-            ours |= {"__checkpoints": [checkpoint.text() for checkpoint in new.checkpoints]}
+        if tells:
+            ours |= {"__checkpoints": [checkpoint.text() for checkpoint in after.checkpoints]}
             own, more = own + 1, ADVANCE_CHECKPOINTS
         ids = self.change(commands)
         for name, entries in ids.items():
             ours |= {"__ids": name, "__entries": entries}
             own, more = own + 1, more + ADVANCE_IDS
-        query = neo4j.Query(ADVANCE % (text, more), timeout=self._database.timeout_s)
-        summary = self._judged(
-            lambda: self._drained(session.run(query, {**parameters, **ours, **self._key.parameters})),
-            (0, len(commands)),
-            as_written=False,
-        )
+        query = neo4j.Query(ADVANCE % (before + text, more), timeout=self._database.timeout_s)
+        return Advance(commands, published, query, {**parameters, **ours, **self._key.parameters}, own, counts, tells)
+
+    def _run_advance(self, session: neo4j.Session, advance: Advance) -> Ended:
+        def run() -> Ended:
+            result = session.run(advance.query, dict(advance.parameters))
+            self._work_meanwhile()
+            record = result.single()
+            return None if record is None else (record["counted"] or []), result.consume()
+
+        return self._judged(run, (0, len(advance.commands)), as_written=False)
+
+    def landed(self, advance: Advance, marker: Marker, ended: Ended) -> Marker:
+        """The marker after *advance*, which began at *marker* and has ended so.  Raises `Moved`."""
+        counted, summary = ended
         self.transactions += 1
-        if not summary.counters.contains_updates or summary.counters.properties_set < own:
+        self.server = summary.server.agent or ""
+        if counted is None or summary.counters.properties_set < advance.own:
             raise Moved
-        counted = _counted(summary)
-        counted["properties_set"] -= own
-        self.counters += counted
-        self.moved(marker, new, commands)
-        return replace(new, tally=marker.tally.plus(new.offset, counted, ()))
-
-    def _closed(self, session: neo4j.Session, marker: Marker, offset: int) -> Marker:
-        """*marker* after the checkpoint before *offset*: good if the graph is still there when the position moves.
-
-        Whoever changes the graph meanwhile moves it.  What this writer has committed is visible; another one's commit
-        may be seen in part, and is waited for.
-        """
-        if marker.offset == self._committed:
-            return self._key.close(session, marker, offset)
-        closed = self._key.close_at(session, marker, offset)
-        if closed is None:
-            raise Moved
-        return closed
+        counters = _counted(summary)
+        counters["properties_set"] -= advance.own
+        self.counters += counters
+        after = advance.expected(marker, self.server)
+        if advance.counts:
+            after = after.counted(*counted)
+        self.moved(marker, after, advance.commands)
+        return replace(after, tally=after.tally.plus(after.offset, counters, ()))
 
     def _explicit(
         self,
@@ -352,12 +426,15 @@ class Writer:
 
     def _drained(self, result: neo4j.Result) -> neo4j.ResultSummary:
         """The rows are read to the end; before that the server works, and nobody else needs this thread."""
-        meanwhile, self._to_do = self._to_do, None
-        if meanwhile is not None:
-            meanwhile()
+        self._work_meanwhile()
         for _ in result:
             pass
         return result.consume()
+
+    def _work_meanwhile(self) -> None:
+        meanwhile, self._to_do = self._to_do, None
+        if meanwhile is not None:
+            meanwhile()
 
     @staticmethod
     def _judged(act: Callable[[], T], span: tuple[int, int], *, as_written: bool) -> T:

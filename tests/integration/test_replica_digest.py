@@ -153,7 +153,7 @@ def test_a_restart_costs_no_more_than_the_counters_of_one_segment(driver: Driver
     assert applier_of(driver).checkpoints == (lost, whole)
 
 
-@pytest.mark.parametrize("how", ["close", "close_at"])
+@pytest.mark.parametrize("how", ["close"])
 def test_a_checkpoint_counts_what_the_graph_held_when_the_position_moved(
     driver: Driver, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

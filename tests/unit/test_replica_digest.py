@@ -48,7 +48,7 @@ def run(log: Sequence[tuple[int, int | str]], cuts: Iterable[int], *, crashes: I
     marker, nodes, lost = Marker("id", -1, -1), 1, set(crashes)
     for number, unit in enumerate(units(log, cuts)):
         if marker.tally.due(unit[0][0]):
-            marker = marker.closed(unit[0][0], nodes, 0, "Neo4j/1")
+            marker = marker.closed(unit[0][0], "Neo4j/1").counted(nodes, 0, 1)
         before = marker.tally
         created = sum(deed for _, deed in unit if isinstance(deed, int))
         rejected = [Outcome(offset, applied=False, code=deed) for offset, deed in unit if isinstance(deed, str)]

@@ -6,7 +6,8 @@ import logging
 import operator
 import threading
 import time
-from dataclasses import replace
+from collections import deque
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -15,12 +16,13 @@ from neo4j.exceptions import DriverError, Neo4jError
 from replica import cypher, plan, recovery, skipping
 from replica.conditions import ConditionWrote
 from replica.errors import Held, PositionMoved, Unavailable, WrongCredentials
+from replica.lanes import IN_FLIGHT, Ahead
 from replica.marker import Key, Marker
 from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
 from replica.pieces import Pieces
 from replica.schema import SchemaChange
 from replica.statement import Applied, Outcome, Position
-from replica.transactions import ENCODING_ERRORS, Database, Failed, Moved, Writer
+from replica.transactions import ENCODING_ERRORS, Database, Failed, Flight, Moved, Writer
 from replica.waiting import for_whom
 
 
@@ -108,40 +110,133 @@ class Applier:
             report = self._report(marker)
             return report if report.first <= report.last else None
 
-    def apply(
-        self,
-        commands: Sequence[Command],
-        *,
-        published: int | None = None,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Applied:
+    def apply(self, commands: Sequence[Command], *, published: int | None = None) -> Applied:
         """Apply consecutive commands of the log, in offset order; those already applied are skipped.
 
         Returns everything since the last report, so the outcomes of a redelivered batch are in it again.  *published*
         is the offset up to which the caller has published what it was told; without it, it has published all of it.
-        *meanwhile* is called while the server works, once a transaction: what takes no longer costs nothing.
         Raises `Held`, after committing everything before the held command: call again with the same commands.
         Raises `PositionMoved`: call `recover` and seek.
         """
         with self._lock:
-            started = time.monotonic()
-            self._writer.counters.clear()
-            self._writer.transactions = 0
-            self._writer.meanwhile = meanwhile
-            if commands:
-                self._returned = min(self._returned, commands[0].offset - 1)
-            self._published = self._returned if published is None else min(published, self._returned)
-            marker = self._settled(commands)
-            report = self._report(marker)
-            _logger.debug(
-                "applied first=%d last=%d commands=%d transactions=%d rejected=%d seconds=%.3f",
-                *(report.first, report.last, len(commands), self._writer.transactions, len(report.rejected)),
-                time.monotonic() - started,
-            )
-            return report
+            return self._apply(commands, published)
+
+    def apply_all(
+        self,
+        parts: Iterable[Sequence[Command]],
+        tell: Callable[[Applied], None],
+        *,
+        before: Callable[[], None],
+        published: Callable[[], int],
+    ) -> None:
+        """Apply each of *parts*, in order, as `apply` does, and *tell* what it returns.
+
+        The next part is asked for while the server works on the one before; where one round trip does all of it, it is
+        sent then, too, and waits in the server for the position.  *before* is called before each is begun.
+        What comes instead of a part, out of *before* or *tell*, is raised when all that is applied is told.
+        Raises as `apply` does.
+        """
+        with self._lock:
+            ahead, flying = Ahead(parts), deque[_Flown]()
+            try:
+                while (commands := ahead.take()) is not None:
+                    self._land(flying, IN_FLIGHT - 1, tell, published)
+                    try:
+                        before()
+                    except Exception:
+                        self._land(flying, 0, tell, published)
+                        raise
+                    if (flown := self._take_off(commands, published(), flying)) is not None:
+                        flying.append(flown)
+                        continue
+                    self._land(flying, 0, tell, published)
+                    tell(self._apply(commands, published(), meanwhile=ahead.pull))
+                self._land(flying, 0, tell, published)
+            finally:
+                self._await(flying)
+        ahead.check()
+
+    def _await(self, flying: Iterable[_Flown]) -> None:
+        """Until they have ended; what came of them is asked of the graph."""
+        for one in flying:
+            one.flight.wait()
+            self._stale = True
+
+    def _land(
+        self, flying: deque[_Flown], most: int, tell: Callable[[Applied], None], published: Callable[[], int]
+    ) -> None:
+        """Until at most so many are under way; those behind one that went wrong are applied as `apply` does."""
+        while len(flying) > most:
+            one = flying.popleft()
+            self._begin(one.commands, published())
+            try:
+                self._marker = self._writer.landed(one.flight.advance, self._current(), one.flight.ended())
+            except (Failed, Moved, DriverError, Neo4jError, OSError) as error:
+                self._await(flying)
+                behind = [other.commands for other in flying]
+                flying.clear()
+                failure = error if isinstance(error, Failed) else None
+                self._stale = self._stale or failure is None
+                tell(self._apply(one.commands, published(), failure=failure))
+                for commands in behind:
+                    tell(self._apply(commands, published()))
+            else:
+                tell(self._told(self._marker, one.commands, one.started))
+
+    def _apply(
+        self,
+        commands: Sequence[Command],
+        published: int | None,
+        *,
+        failure: Failed | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Applied:
+        """*failure*: of *commands* as a whole, just now."""
+        started = time.monotonic()
+        self._begin(commands, published)
+        self._writer.meanwhile = meanwhile
+        marker = self._settled(commands, failure)
+        self._writer.meanwhile = None
+        return self._told(marker, commands, started)
+
+    def _begin(self, commands: Sequence[Command], published: int | None) -> None:
+        self._writer.counters.clear()
+        self._writer.transactions = 0
+        if commands:
+            self._returned = min(self._returned, commands[0].offset - 1)
+        self._published = self._returned if published is None else min(published, self._returned)
+
+    def _told(self, marker: Marker, commands: Sequence[Command], started: float) -> Applied:
+        report = self._report(marker)
+        _logger.debug(
+            "applied first=%d last=%d commands=%d transactions=%d rejected=%d seconds=%.3f",
+            *(report.first, report.last, len(commands), self._writer.transactions, len(report.rejected)),
+            time.monotonic() - started,
+        )
+        return report
+
+    def _take_off(self, commands: Sequence[Command], published: int, flying: Sequence[_Flown]) -> _Flown | None:
+        """Send *commands* behind what is *flying*; None where they are to be applied when that has ended."""
+        marker = self._marker
+        if marker is None or self._stale or len(commands) < self._batch // 2:
+            return None
+        if commands[0].offset <= (flying[-1].commands[-1].offset if flying else marker.offset):
+            return None
+        started = time.monotonic()
+        self.look_ahead(commands)
+        units = self._planned[1]
+        groups = units[0].groups if len(units) == 1 else ()
+        if len(groups) != 1 or not isinstance(groups[0], plan.Group):
+            return None
+        ours = [one.flight for one in flying]
+        try:
+            flight = self._writer.take_off(groups[0], marker, published=min(published, self._returned), flying=ours)
+        except (DriverError, Neo4jError, OSError):
+            return None  # it happens again in its turn
+        return None if flight is None else _Flown(commands, flight, started)
 
     def look_ahead(self, commands: Sequence[Command]) -> None:
-        """Plan how *commands*, which probably come next, are applied; to be called in `meanwhile`."""
+        """Plan how *commands*, which probably come next, are applied: to be called while the server works."""
         if not self._is_planned(commands):
             self._planned = commands, tuple(plan.units(commands, batch=self._batch))
 
@@ -171,12 +266,16 @@ class Applier:
         checkpoints = tuple(one for one in marker.checkpoints if one.before >= first)
         return Applied(first, marker.offset, rejected, dict(+self._writer.counters), checkpoints)
 
-    def _settled(self, commands: Sequence[Command]) -> Marker:
+    def _settled(self, commands: Sequence[Command], failure: Failed | None) -> Marker:
         """Drive *commands* until all are applied; a lost connection is settled by reading the marker again, once."""
         lost_at: int | None = None
         while True:
             try:
                 marker = self._current()
+                if failure is not None:
+                    failed, failure = failure, None
+                    self._apply_parts(commands, failed)
+                    continue
                 todo = [command for command in commands if command.offset > marker.offset]
                 if not todo:
                     return marker
@@ -250,12 +349,15 @@ class Applier:
             )
         except Failed as failure:
             if len(commands) > 1:
-                for part in _parts(commands, failure):
-                    self._apply_batch(part, plan.groups(part))
+                self._apply_parts(commands, failure)
             elif failure.as_written:
                 self._judge(commands[0], failure.error)
             else:
                 self._apply_alone(commands[0])
+
+    def _apply_parts(self, commands: Sequence[Command], failure: Failed) -> None:
+        for part in _parts(commands, failure):
+            self._apply_batch(part, plan.groups(part))
 
     def _apply_alone(self, command: Command) -> None:
         try:
@@ -283,6 +385,15 @@ class Applier:
     def _hold(self, offset: int, error: Exception) -> NoReturn:
         reason = message_of(error) + for_whom(self._database, code_of(error))
         raise Held(offset, code_of(error), reason, retry_after_s=pause_s(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Flown:
+    """Commands under way."""
+
+    commands: Sequence[Command]
+    flight: Flight
+    started: float
 
 
 def _parts(commands: Sequence[Command], failure: Failed) -> Iterator[Sequence[Command]]:

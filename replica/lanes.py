@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 
@@ -32,3 +32,31 @@ def in_thread(task: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name="applier", daemon=True).start()
     return future
+
+
+class Ahead(Generic[T]):
+    """An iterable whose next item may be asked for before it is taken."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self._next: T | None = None
+        self._error: Exception | None = None
+
+    def pull(self) -> None:
+        """Ask for the next one, unless it is there; what comes instead of it ends the iteration."""
+        if self._next is None and self._error is None:
+            try:
+                self._next = next(self._items, None)
+            except Exception as exc:  # noqa: BLE001 - see `check`
+                self._error = exc
+
+    def take(self) -> T | None:
+        """The next one; None when there is none."""
+        self.pull()
+        item, self._next = self._next, None
+        return item
+
+    def check(self) -> None:
+        """Raise what came instead of an item."""
+        if self._error is not None:
+            raise self._error

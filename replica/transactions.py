@@ -5,6 +5,7 @@ Nothing here decides about a command; a failure says which commands of the trans
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -122,9 +123,10 @@ def _opened(marker: Marker, offset: int, server: str) -> Marker:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """An `Advance` that is under way."""
+    """An `Advance` that is under way; *begun* is set when the server has begun with it, or it has ended."""
 
     advance: Advance
+    begun: threading.Event
     _future: Future[Ended]
 
     def wait(self) -> None:
@@ -177,12 +179,10 @@ class Writer:
             short = len(items) == 1 and len(self.change(commands)) <= 1
             if short and (rewritten := self._rewritten(session, items[0], verdicts)):
                 advance = self._advance(*rewritten, commands, marker, published)
-                return self.landed(advance, marker, self._run_advance(session, advance))
+                return self.landed(advance, marker, self._run_advance(session, advance, self._work_meanwhile))
             return self._explicit(session, items, marker, published, verdicts, as_written=False)
 
-    def take_off(
-        self, group: plan.Group, marker: Marker, *, published: int, flying: Sequence[Flight]
-    ) -> Flight | None:
+    def take_off(self, group: plan.Group, marker: Marker, *, published: int, flying: Sequence[Flight]) -> Flight | None:
         """Apply *group* behind *flying*, which are under way, or behind *marker*; None where it has to wait for them.
 
         It waits in the server for the position, and does nothing if that is not moved to where it begins.
@@ -195,11 +195,18 @@ class Writer:
         for flight in flying:
             marker = flight.advance.expected(marker, self.server)
         advance = self._advance(plan.unwound(group.text), {"__rows": group.rows}, group.commands, marker, published)
-        return Flight(advance, in_thread(lambda: self._fly(advance)))
+        begun, front = threading.Event(), flying[-1] if flying else None
+        return Flight(advance, begun, in_thread(lambda: self._fly(advance, begun, front)))
 
-    def _fly(self, advance: Advance) -> Ended:
-        with self._database.session() as session:
-            return self._run_advance(session, advance)
+    def _fly(self, advance: Advance, begun: threading.Event, front: Flight | None) -> Ended:
+        """Behind the one in *front* of it: the server takes them as they come."""
+        if front is not None:
+            front.begun.wait()
+        try:
+            with self._database.session() as session:
+                return self._run_advance(session, advance, begun.set)
+        finally:
+            begun.set()
 
     def duplicates(self, commands: Sequence[Command], marker: Marker) -> dict[int, Outcome]:
         """The outcomes of those that were applied before under their id; costs nothing where none has one.
@@ -298,10 +305,10 @@ class Writer:
         query = neo4j.Query(ADVANCE % (before + text, more), timeout=self._database.timeout_s)
         return Advance(commands, published, query, {**parameters, **ours, **self._key.parameters}, own, counts, tells)
 
-    def _run_advance(self, session: neo4j.Session, advance: Advance) -> Ended:
+    def _run_advance(self, session: neo4j.Session, advance: Advance, meanwhile: Callable[[], None]) -> Ended:
         def run() -> Ended:
             result = session.run(advance.query, dict(advance.parameters))
-            self._work_meanwhile()
+            meanwhile()
             record = result.single()
             return None if record is None else (record["counted"] or []), result.consume()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
-from itertools import zip_longest
+from collections import deque
 from typing import TYPE_CHECKING, NoReturn
 
 from brokers.consecutive import Consecutive
@@ -20,13 +19,14 @@ from tasks.verifying import parts
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import neo4j
 
     from brokers import KafkaBroker
     from brokers.reader import RecordMessage
     from brokers.topics import TopicSpec
+    from replica.statement import Applied
     from settings import Settings
     from tasks.comparing import Comparing
     from tasks.decisions import Decision, Decisions
@@ -122,39 +122,38 @@ class Applying:
             again.
         """
         ahead = messages if isinstance(messages, Consecutive) else None
-        size = self._settings.apply_batch
-        transactions = list(parts(messages, size))
         follows = False
         try:
-            for part, coming in zip_longest(transactions, transactions[1:]):
-                self._standing.before_apply()
-                if self._applier is None:
-                    raise StartUnknown("commands came before their start")
-                look_ahead = partial(_look_ahead, self._applier, ahead, coming, size) if ahead is not None else None
-                self._apply(self._applier, part, look_ahead)
+            if self._applier is None:
+                raise StartUnknown("commands came before their start")
+            size = self._settings.apply_batch
+            self._apply(self._applier, _Coming(messages, size, self._skips, self._applier.look_ahead))
             follows = ahead is not None and ahead.more
         finally:
             if not follows:  # else what was said is confirmed while the next commands are applied
                 self._reports.confirm()
                 self._comparing.confirm()
 
-    def _apply(
-        self, applier: Applier, messages: Sequence[RecordMessage | Command], meanwhile: Callable[[], None] | None
-    ) -> None:
-        commands = _commands(messages)
-        ready, proposal = skipping.prepared(commands, skipping.skips(self._decisions.current(), self._topic_id))
+    def _apply(self, applier: Applier, coming: _Coming) -> None:
+        def tell(applied: Applied) -> None:
+            last = coming.lasts.popleft()
+            self._reports.say(applied, self._topic_id)
+            self._comparing.passed(last, applied.checkpoints, applier.position)
+            self._holding.passed(applied.last)
+
         try:
-            if ready:
-                applied = applier.apply(ready, published=self._reports.published, meanwhile=meanwhile)
-                self._reports.say(applied, self._topic_id)
-                self._comparing.passed(messages[len(ready) - 1], applied.checkpoints, applier.position)
-                self._holding.passed(ready[-1].offset)
-            if proposal is not None:
-                self._stand_still(applier, commands[len(ready)], proposal)
+            applier.apply_all(
+                coming.commands(), tell, before=self._standing.before_apply, published=lambda: self._reports.published
+            )
+            if coming.proposed is not None:
+                self._stand_still(applier, *coming.proposed)
         except Held as exc:
-            agreed_ms = proposal.at_ms if proposal is not None and exc.code == skipping.PROPOSED else 0
+            agreed_ms = coming.proposed[1].at_ms if coming.proposed is not None and exc.code == skipping.PROPOSED else 0
             self._holding.tell(self._topic_id, exc.offset, exc.code, exc.message, agreed_ms=agreed_ms)
             raise
+
+    def _skips(self) -> Mapping[int, Decision]:
+        return skipping.skips(self._decisions.current(), self._topic_id)
 
     @staticmethod
     def _stand_still(applier: Applier, command: Command, proposal: Decision) -> NoReturn:
@@ -165,18 +164,53 @@ class Applying:
         raise Held(command.offset, code, said, retry_after_s=skipping.AGAIN_S)
 
 
-def _look_ahead(
-    applier: Applier, batch: Consecutive, coming: Sequence[RecordMessage | Command] | None, size: int
-) -> None:
-    """Plan what is *coming*, or comes behind *batch*, and read more of that.
+class _Coming:
+    """The commands of *messages*, as they are to be applied, a transaction at a time."""
 
-    What is wrong with it must not be put down to what is applied just now.
-    """
-    try:
-        behind = batch.read_ahead(size)
-        applier.look_ahead(_commands(coming if coming is not None else next(parts(behind, size), ())))
-    except Exception:
-        logger.debug("commands_not_planned", exc_info=True)
+    def __init__(
+        self,
+        messages: Sequence[RecordMessage | Command],
+        size: int,
+        skips: Callable[[], Mapping[int, Decision]],
+        look_ahead: Callable[[Sequence[Command]], None],
+    ) -> None:
+        self._messages = messages
+        self._size = size
+        self._skips = skips
+        self._look_ahead = look_ahead
+        #: The last message of each transaction that was not told of yet.
+        self.lasts: deque[RecordMessage | Command] = deque()
+        #: The command in front of which the replica has to stand still.
+        self.proposed: tuple[Command, Decision] | None = None
+
+    def commands(self) -> Iterator[Sequence[Command]]:
+        """Each but the first is asked for while another one is applied: then some of what comes behind is read, too."""
+        for number, part in enumerate(parts(self._messages, self._size)):
+            if number:
+                self._read_ahead()
+            commands = _commands(part)
+            ready, proposal = skipping.prepared(commands, self._skips())
+            if ready:
+                self.lasts.append(part[len(ready) - 1])
+                yield ready
+            if proposal is not None:
+                self.proposed = commands[len(ready)], proposal
+                return
+        if (behind := self._read_ahead()) is not None:
+            self._look_ahead(behind)
+
+    def _read_ahead(self) -> Sequence[Command] | None:
+        """The commands of the next transaction behind all of these, as far as they can be told.
+
+        What is wrong with them must not be put down to what is applied just now.
+        """
+        if not isinstance(self._messages, Consecutive):
+            return None
+        try:
+            return _commands(next(parts(self._messages.read_ahead(self._size), self._size), ()))
+        except Exception:
+            logger.debug("commands_not_read_ahead", exc_info=True)
+            return None
 
 
 def _commands(messages: Sequence[RecordMessage | Command]) -> list[Command]:

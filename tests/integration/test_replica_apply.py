@@ -13,6 +13,8 @@ from tests.support import unique
 
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from neo4j import Driver
 
 TEXT = "MERGE (u:User {id: $id}) SET u.n = coalesce(u.n, 0) + 1"
@@ -277,11 +279,21 @@ def test_the_caller_may_work_while_the_server_does(driver: Driver) -> None:
     def look() -> None:
         seen.append(value(driver, "MATCH (m:_KafkaPosition) RETURN m.offset"))
 
-    replica.apply([command(offset, TEXT, id=offset) for offset in range(40)], meanwhile=look)
-    replica.apply([command(40, TEXT, id=1), command(41, "CREATE (:Other)")], meanwhile=look)
-    replica.apply([command(42, TEXT, id=1)], meanwhile=look)
-    replica.apply([command(43, "MATCH (n) SET n.seen = true")], meanwhile=look)
-    replica.apply([command(44, TEXT, id=1)])
+    parts = [
+        [command(offset, TEXT, id=offset) for offset in range(40)],
+        [command(40, TEXT, id=1), command(41, "CREATE (:Other)")],
+        [command(42, TEXT, id=1)],
+        [command(43, "MATCH (n) SET n.seen = true")],
+    ]
+
+    def coming() -> Iterator[list[Command]]:
+        for number, part in enumerate(parts):
+            if number:
+                look()
+            yield part
+        look()
+
+    replica.apply_all(coming(), lambda _: None, before=lambda: None, published=lambda: -1)
     first, mixed, single, alone = seen
     assert (first in {-1, 39}, mixed, single in {41, 42}, alone) == (True, 39, True, 42)
 
@@ -297,7 +309,8 @@ def test_what_was_planned_ahead_is_applied_as_anything_else(driver: Driver) -> N
         command(21, TEXT, id=0),
     ]
     replica = recovered(driver)
-    replica.apply(log[:4], meanwhile=lambda: replica.look_ahead(log[4:]))
+    replica.apply(log[:4])
+    replica.look_ahead(log[4:])
     assert rejected(replica.apply(log[4:])) == {10: "ArithmeticError"}
     assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 19
     replica.look_ahead(log)
@@ -310,7 +323,8 @@ def test_a_plan_counts_for_the_very_commands_that_it_was_made_for(driver: Driver
     replica = recovered(driver)
     planned = [command(1, TEXT, id=1), command(2, TEXT, id=1)]
     come = [command(1, TEXT, id=1), Command(2, (), skipped="never mind")]
-    replica.apply([command(0, TEXT, id=1)], meanwhile=lambda: replica.look_ahead(planned))
+    replica.apply([command(0, TEXT, id=1)])
+    replica.look_ahead(planned)
     assert rejected(replica.apply(come)) == {2: "Skipped"}
     assert value(driver, "MATCH (u:User) RETURN u.n") == 2
 

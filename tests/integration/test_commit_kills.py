@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replica.apply import Applier
+from replica.apply import BATCH, Applier
 from replica.driver import connect
 from replica.errors import Unavailable
 from replica.ids import DUPLICATE
@@ -72,6 +72,12 @@ def equal(offset: int) -> tuple[Command, str | None]:
     return Command(offset, (Statement(f"{COUNT} {NODE}", {"offset": offset}),), id=id_), None
 
 
+def unequal(offset: int) -> tuple[Command, str | None]:
+    """One text, so that its transactions are under way together; some of them with one that fails."""
+    text, fails = f"{COUNT} CREATE (:N {{offset: $offset, x: 1 / $one}})", offset % 50 == 17
+    return Command(offset, (Statement(text, {"offset": offset, "one": int(not fails)}),)), DIVISION if fails else None
+
+
 def schema(offset: int) -> tuple[Command, str | None]:
     """An index that comes and goes; half of its dropping is for nothing, so every third command is rejected."""
     texts = ["CREATE INDEX i FOR (n:N) ON (n.offset)", "DROP INDEX i", "DROP INDEX i"]
@@ -87,11 +93,14 @@ class Way:
     fatal: tuple[bytes, ...]
     most: int
     longest_s: float
+    #: Commands in one transaction, of those that are under way together.
+    batch: int | None = None
 
 
 WAYS = {
     "an explicit transaction": Way(several, (COMMIT,), 8, 0.01),
     "one round trip": Way(equal, (b"SET __m.offset",), 60, 0.1),
+    "two under way": Way(unequal, (b"SET __m.offset",), 80, 0.1, batch=10),
     "a schema change": Way(schema, (COMMIT, b"CREATE INDEX", b"DROP INDEX"), 4, 0.06),
 }
 
@@ -137,7 +146,8 @@ class Doomed:
 
     def _begin(self) -> Applier:
         """A new applier, as after a restart of the worker."""
-        applier = Applier(self._driver, database="neo4j", topic="command", topic_id="id")
+        batch = self._way.batch or BATCH
+        applier = Applier(self._driver, database="neo4j", topic="command", topic_id="id", batch=batch)
         self._hear(applier.recover(0))
         return applier
 
@@ -154,7 +164,7 @@ class Doomed:
     def die(self) -> None:
         """Apply commands until the server is killed in the middle, and start it again."""
         for _ in range(self._random.randint(0, 2)):
-            self._hear(self._applier.apply(self._more()))
+            self._apply(self._more())
         pid = next(row.pid for row in self._stack.status() if row.name == self._server.name)
         assert pid is not None
         delay = self._random.uniform(0, self._way.longest_s)
@@ -171,7 +181,7 @@ class Doomed:
         unsure: list[Command] = []
         with contextlib.suppress(Unavailable):
             while not self._proxy.struck.is_set():
-                self._hear(self._applier.apply(unsure := self._more()))
+                self._apply(unsure := self._more())
         killer.join()
         assert self._proxy.struck.is_set(), "the server died of something else"
         self._stack.start(self._server.name)
@@ -188,7 +198,15 @@ class Doomed:
         if self._random.random() < 0.5:
             self._applier = self._begin()
             assert self._position == found
-        self._hear(self._applier.apply(unsure))
+        self._apply(unsure)
+
+    def _apply(self, commands: list[Command]) -> None:
+        size = self._way.batch
+        if size is None:
+            self._hear(self._applier.apply(commands))
+            return
+        parts = [commands[start : start + size] for start in range(0, len(commands), size)]
+        self._applier.apply_all(parts, self._hear, before=lambda: None, published=lambda: self._position)
 
     def _more(self) -> list[Command]:
         first, size = self._position + 1, self._random.randint(1, self._way.most)

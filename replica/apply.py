@@ -16,13 +16,13 @@ from neo4j.exceptions import DriverError, Neo4jError
 from replica import cypher, plan, recovery, skipping
 from replica.conditions import ConditionWrote
 from replica.errors import Held, PositionMoved, Unavailable, WrongCredentials
-from replica.lanes import IN_FLIGHT, Ahead
+from replica.flights import IN_FLIGHT, Ahead
 from replica.marker import Key, Marker
 from replica.outcomes import NOT_ENCODABLE, code_of, is_authentication, is_deterministic, message_of, pause_s
 from replica.pieces import Pieces
 from replica.schema import SchemaChange
 from replica.statement import Applied, Outcome, Position
-from replica.transactions import ENCODING_ERRORS, Database, Failed, Flight, Moved, Writer
+from replica.transactions import ENCODING_ERRORS, Database, Failed, Moved, Writer
 from replica.waiting import for_whom
 
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import neo4j
 
     from replica.digest import Checkpoint
+    from replica.flights import Flight
     from replica.statement import Command
 
 _logger = logging.getLogger(__name__)

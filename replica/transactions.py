@@ -14,26 +14,18 @@ import neo4j
 from neo4j.exceptions import Neo4jError
 
 from replica import conditions, cypher, plan
+from replica.advance import prepared
+from replica.flights import Flight, in_thread
 from replica.ids import Ids
-from replica.lanes import in_thread
-from replica.marker import (
-    ADVANCE,
-    ADVANCE_CHECKPOINTS,
-    ADVANCE_COUNT,
-    ADVANCE_IDS,
-    ADVANCE_PROPERTIES,
-    Marker,
-    texts,
-)
 from replica.outcomes import is_authentication
 from replica.proofs import Proofs
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from concurrent.futures import Future
 
-    from replica.marker import Key
+    from replica.advance import Advance, Ended
+    from replica.marker import Key, Marker
     from replica.statement import Command, Outcome
 
 T = TypeVar("T")
@@ -90,56 +82,6 @@ class Database:
         """A new session; it costs nothing measurable."""
         mode = neo4j.READ_ACCESS if read else neo4j.WRITE_ACCESS
         return self.driver.session(database=self.name, default_access_mode=mode, fetch_size=_FETCH_SIZE)
-
-
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """One round trip that applies *commands* and moves the position, if that is where it was thought to be.
-
-    *own* properties are set or removed for the position's sake.  It *counts* where a checkpoint is due, and *tells* the
-    node what is known of the checkpoints.
-    """
-
-    commands: Sequence[Command]
-    published: int
-    query: neo4j.Query
-    parameters: Mapping[str, Any]
-    own: int
-    counts: bool
-    tells: bool
-
-    def expected(self, before: Marker, server: str) -> Marker:
-        """The marker after it, as far as it is known while it is under way."""
-        if self.counts:
-            before = _opened(before, self.commands[0].offset, server)
-        after = before.moved(self.commands[-1].offset, (), published=self.published, counted={})
-        return replace(after, tally=before.tally, unwritten=before.unwritten and not self.tells)
-
-
-def _opened(marker: Marker, offset: int, server: str) -> Marker:
-    """*marker* at a checkpoint, before the graph is counted; what is under way has not been counted either."""
-    return replace(marker, tally=marker.tally.at(marker.offset)).closed(offset, server)
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """An `Advance` that is under way; *begun* is set when the server has begun with it, or it has ended."""
-
-    advance: Advance
-    begun: threading.Event
-    _future: Future[Ended]
-
-    def wait(self) -> None:
-        """Until it has ended, however."""
-        self._future.exception()
-
-    def ended(self) -> Ended:
-        """How it has ended; raises what `Writer.write` does."""
-        return self._future.result()
-
-
-#: What the position's node says of the graph where it was moved, and what the server says.
-Ended = tuple["list[int] | None", neo4j.ResultSummary]
 
 
 class Writer:
@@ -280,30 +222,17 @@ class Writer:
     def _advance(
         self, text: str, parameters: Mapping[str, Any], commands: Sequence[Command], marker: Marker, published: int
     ) -> Advance:
-        own, before, more = ADVANCE_PROPERTIES, "", ""
-        counts = marker.tally.due(commands[0].offset)
-        tells = counts or marker.unwritten
-        if counts:
-            marker = _opened(marker, commands[0].offset, self.server)
-            own, before = own + 1, ADVANCE_COUNT
-        after = marker.moved(commands[-1].offset, (), published=published, counted={})
-        ours = {
-            "__previous": marker.offset,
-            "__topic_id": self._topic_id,
-            "__offset": after.offset,
-            "__published": after.published,
-            "__rejections": texts(after.rejections),
-            "__digest": marker.tally.text(),  # of these commands nothing is counted before they are committed
-        }
-        if tells:
-            ours |= {"__checkpoints": [checkpoint.text() for checkpoint in after.checkpoints]}
-            own, more = own + 1, ADVANCE_CHECKPOINTS
-        ids = self.change(commands)
-        for name, entries in ids.items():
-            ours |= {"__ids": name, "__entries": entries}
-            own, more = own + 1, more + ADVANCE_IDS
-        query = neo4j.Query(ADVANCE % (before + text, more), timeout=self._database.timeout_s)
-        return Advance(commands, published, query, {**parameters, **ours, **self._key.parameters}, own, counts, tells)
+        return prepared(
+            text,
+            parameters,
+            commands,
+            marker,
+            published=published,
+            key=self._key,
+            server=self.server,
+            ids=self.change(commands),
+            timeout_s=self._database.timeout_s,
+        )
 
     def _run_advance(self, session: neo4j.Session, advance: Advance, meanwhile: Callable[[], None]) -> Ended:
         def run() -> Ended:

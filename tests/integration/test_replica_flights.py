@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replica import transactions
+from replica import flights as flights_module
 from replica.apply import Applier
 from replica.checksum import checksum
 from replica.digest import INTERVAL
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from neo4j import Driver
 
-    from replica.transactions import Advance, Ended, Flight
+    from replica.advance import Advance, Ended
+    from replica.flights import Flight
     from tests.conftest import Neo4jServer
     from tests.integration.proxy import Proxy
 
@@ -284,7 +285,7 @@ def test_a_process_that_ends_loses_counters_and_nothing_else(driver: Driver, mon
     def killed(*_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(transactions.Flight, "ended", killed)
+    monkeypatch.setattr(flights_module.Flight, "ended", killed)
     with pytest.raises(Killed):
         replica.apply(parts_of(log[512:], 512))
     monkeypatch.undo()

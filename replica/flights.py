@@ -1,23 +1,42 @@
-"""Threads that wait for a server, so that more than one transaction can be under way.
+"""Transactions under way: the next one waits in the server already while it works on the one in front.
 
-The driver's calls return when the server has answered.  While one transaction is applied, the next one is to be on its
-way already: a server that has to wait for it has nothing to do.
+The driver's calls return when the server has answered, so each flight has a thread that waits for it.
 """
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from replica.advance import Advance, Ended
+
 T = TypeVar("T")
 
 #: Transactions under way: one that the server works on, and one that waits there.
 IN_FLIGHT: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """An `Advance` that is under way; *begun* is set when the server has begun with it, or it has ended."""
+
+    advance: Advance
+    begun: threading.Event
+    _future: Future[Ended]
+
+    def wait(self) -> None:
+        """Until it has ended, however."""
+        self._future.exception()
+
+    def ended(self) -> Ended:
+        """How it has ended; raises what `Writer.write` does."""
+        return self._future.result()
 
 
 def in_thread(task: Callable[[], T]) -> Future[T]:

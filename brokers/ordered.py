@@ -35,7 +35,7 @@ BATCH_BYTES = 4_000_000
 
 #: Seconds that a batch takes at most to grow, and to be cut down: a pause, a rebalance and the end of a process wait
 #: for it.
-QUICK_S, SLOW_S = 0.05, 0.25
+QUICK_S, SLOW_S = 0.12, 0.25
 
 _offset = attrgetter("offset")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from brokers import claims, signing
 from brokers.consecutive import Consecutive
 from brokers.errors import Undecodable, WrongTopic
-from brokers.ordered import SLOW_S, OrderedBuffer
+from brokers.ordered import QUICK_S, SLOW_S, OrderedBuffer
 from brokers.records import Record, decode
 from brokers.topics import Compact
 from tests.readers import Bench, taken, value
@@ -225,13 +225,14 @@ def test_batches_grow_while_they_end_quickly_and_shrink_when_they_do_not(monkeyp
     bench = Bench(ordered=True, batch=8, least=2).deliver(*[value()] * 40)
     reader = bench.reader()
     found = []
-    for seconds in (0.0, 0.0, 0.0, 0.0, SLOW_S * 2, 0.1, 0.0):
+    between = (QUICK_S + SLOW_S) / 2
+    for seconds in (0.0, 0.0, 0.0, 0.0, SLOW_S * 2, between, between, 0.0):
         message = taken(reader)
         found.append(offsets(batch_of(message)))
         clock[0] += seconds
         reader.ack(message)
-    assert [len(one) for one in found] == [2, 2, 4, 8, 8, 2, 2]
-    assert [one[0] for one in found] == [0, 2, 4, 8, 16, 24, 26]
+    assert [len(one) for one in found] == [2, 2, 4, 8, 8, 2, 2, 2]
+    assert [one[0] for one in found] == [0, 2, 4, 8, 16, 24, 26, 28]
 
 
 @pytest.mark.parametrize("wrong", [{"least": 4}, {"batch": 2, "least": 3}, {"batch": 2, "least": 0}])

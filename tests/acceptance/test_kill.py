@@ -17,12 +17,12 @@ from tests.support import wait_until
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Neo4jServer
 
 COMMANDS = 2000
-KILLS = 20
 
 #: Every command raises it: one too few is a lost command, one too many an applied-twice one.
 COUNT = "MERGE (c:Counter {id: 0}) SET c.n = coalesce(c.n, 0) + 1"
@@ -50,10 +50,23 @@ def send_commands(replicas: Replicas, random_: random.Random) -> tuple[int, int]
     return counted, receipt.position()
 
 
-class Killer:
-    """Kills the worker of each replica soon after it has made progress, again and again, until enough were killed."""
+def send_equal_commands(replicas: Replicas, random_: random.Random) -> tuple[int, int]:
+    """Send commands of one text, so that transactions are under way together; how many count, and the last offset."""
+    app = replicas.app()
+    counted = 0
+    with app.broker.batching():
+        for n in range(COMMANDS):
+            divisor = int(random_.random() > 0.02)  # else it is rejected on every replica, and must leave nothing
+            counted += divisor
+            receipt = app.run_command.send(COUNT + " CREATE (c)-[:HAS]->(:Item {n: $n / $d, at: c.n})", n=n, d=divisor)
+    return counted, receipt.position()
 
-    def __init__(self, replicas: Replicas, last: int, random_: random.Random) -> None:
+
+class Killer:
+    """Kills the worker of each replica soon after it has made progress, again and again, until *most* were killed."""
+
+    def __init__(self, replicas: Replicas, last: int, random_: random.Random, most: int) -> None:
+        self._most = most
         self._replicas = replicas
         self._last = last
         self._random = random_
@@ -62,9 +75,9 @@ class Killer:
 
     def run(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while self.kills < KILLS and time.monotonic() < deadline:
+        while self.kills < self._most and time.monotonic() < deadline:
             for number in self._seen:
-                if self.kills < KILLS:
+                if self.kills < self._most:
                     self._maybe_kill(number)
 
     def _maybe_kill(self, number: int) -> None:
@@ -79,22 +92,27 @@ class Killer:
 
 
 @pytest.mark.timeout(400)
-def test_workers_killed_twenty_times_leave_equal_replicas_and_an_exact_count(
-    kafka: str, neo4j_servers: tuple[Neo4jServer, ...], tmp_path: Path
+@pytest.mark.parametrize(("send", "kills"), [(send_commands, 20), (send_equal_commands, 10)])
+def test_workers_killed_many_times_leave_equal_replicas_and_an_exact_count(
+    kafka: str,
+    neo4j_servers: tuple[Neo4jServer, ...],
+    tmp_path: Path,
+    send: Callable[[Replicas, random.Random], tuple[int, int]],
+    kills: int,
 ) -> None:
     """2,000 commands, small batches so that the kills fall between and into many transactions."""
     random_ = random.Random(20261124)
     with replicas_of(kafka, neo4j_servers, tmp_path, started=False, APPLY_BATCH="5") as replicas:
-        counted, last = send_commands(replicas, random_)
+        counted, last = send(replicas, random_)
         for number in range(1, len(neo4j_servers) + 1):
             replicas.start(number)
 
-        killer = Killer(replicas, last, random_)
+        killer = Killer(replicas, last, random_, kills)
         killer.run(300)
 
-        assert killer.kills == KILLS
+        assert killer.kills == kills
         for server in neo4j_servers:
-            wait_until(lambda server=server: value(server, POSITION) == last, 90, f"{server.name} to reach {last}")  # type: ignore[misc]  # mypy cannot type a default of a lambda
+            wait_until(lambda server=server: value(server, POSITION) == last, 150, f"{server.name} to reach {last}")  # type: ignore[misc]  # mypy cannot type a default of a lambda
             assert value(server, "MATCH (c:Counter) RETURN c.n") == counted
         sums = [_checksum(server) for server in neo4j_servers]
         assert len(set(sums)) == 1

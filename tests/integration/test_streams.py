@@ -93,8 +93,16 @@ def answers(replicas: Replicas, topic: str, key: str) -> list[Any]:
 def test_no_topic_and_no_group_is_shared(streams: Streams, kafka: str) -> None:
     """What the two have made under their prefix: each has its name in it."""
     prefix = streams.both["orders"].prefix
+    key = unique("query")
+    for name, replicas in streams.both.items():
+        replicas.produce(f"{name}.request", json.dumps({"to": "response", "with_key": key, "command": COUNT}).encode())
     admin = AdminClient({"bootstrap.servers": kafka})
-    topics = {name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix)}
+
+    def made() -> set[str]:
+        topics = {name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix)}
+        return topics if {f"{prefix}{name}.response" for name in streams.both} <= topics else set()
+
+    topics = wait_until(made, 30, "both to have answered")
     of = {name: {topic for topic in topics if topic.startswith(f"{prefix}{name}.")} for name in streams.both}
     assert topics == of["orders"] | of["stock"]
     assert {topic.replace("orders.", "stock.", 1) for topic in of["orders"]} & of["stock"] >= {

@@ -69,6 +69,11 @@ RETURN DISTINCT true AS renewed
 # create -- A new node where the command deleted the old one.
 CREATE: Final = "CREATE (:_KafkaPosition $__marker)"
 
+_COUNTS: Final = """CALL () { MATCH (n) RETURN count(n) AS nodes }
+CALL () { MATCH ()-[r]->() RETURN count(r) AS relationships }
+CALL () { MATCH (m:_KafkaPosition) RETURN count(m) AS markers }
+"""
+
 # advance -- One round trip: lock, compare, a rewritten command, move; no row when somebody else moved.
 ADVANCE: Final = """
 MATCH (__m:_KafkaPosition {topic: $__topic, partition: $__partition})
@@ -82,13 +87,7 @@ RETURN __m.counted AS counted
 ADVANCE_IDS: Final = ", __m[$__ids] = $__entries"
 ADVANCE_CHECKPOINTS: Final = ", __m.checkpoints = $__checkpoints"
 #: What stands before the command where a checkpoint is due: the graph is looked at before anything runs.
-ADVANCE_COUNT: Final = """CALL (__m) {
-  CALL () { MATCH (n) RETURN count(n) AS __nodes }
-  CALL () { MATCH ()-[r]->() RETURN count(r) AS __relationships }
-  CALL () { MATCH (m:_KafkaPosition) RETURN count(m) AS __markers }
-  SET __m.counted = [__nodes, __relationships, __markers]
-}
-"""
+ADVANCE_COUNT: Final = f"CALL (__m) {{\n{_COUNTS}SET __m.counted = [nodes, relationships, markers]\n}}\n"
 #: Properties that ADVANCE itself sets or removes; taken off the counters.
 ADVANCE_PROPERTIES: Final = 6
 
@@ -105,12 +104,7 @@ ON CREATE SET m = $__marker
 """
 
 # count -- How much there is, markers included; all three numbers are in the server's count store.
-COUNT: Final = """
-CALL () { MATCH (n) RETURN count(n) AS nodes }
-CALL () { MATCH ()-[r]->() RETURN count(r) AS relationships }
-CALL () { MATCH (m:_KafkaPosition) RETURN count(m) AS markers }
-RETURN nodes, relationships, markers
-"""
+COUNT: Final = f"{_COUNTS}RETURN nodes, relationships, markers"
 #: A topic id that begins so is none: a snapshot is being restored into this graph, or was and did not get to its end.
 #: No applier follows it, and no query is answered.
 RESTORING: Final = "restoring snapshot "

@@ -146,6 +146,7 @@ class Applying:
                 coming.commands(), tell, before=self._standing.before_apply, published=lambda: self._reports.published
             )
             if coming.proposed is not None:
+                self._standing.before_apply()
                 self._stand_still(applier, *coming.proposed)
         except Held as exc:
             agreed_ms = coming.proposed[1].at_ms if coming.proposed is not None and exc.code == skipping.PROPOSED else 0
@@ -196,21 +197,18 @@ class _Coming:
             if proposal is not None:
                 self.proposed = commands[len(ready)], proposal
                 return
-        if (behind := self._read_ahead()) is not None:
-            self._look_ahead(behind)
+        self._plan(self._read_ahead())
 
-    def _read_ahead(self) -> Sequence[Command] | None:
-        """The commands of the next transaction behind all of these, as far as they can be told.
+    def _read_ahead(self) -> Sequence[RecordMessage | Command]:
+        """What was read of what comes behind all of these."""
+        return self._messages.read_ahead(self._size) if isinstance(self._messages, Consecutive) else ()
 
-        What is wrong with them must not be put down to what is applied just now.
-        """
-        if not isinstance(self._messages, Consecutive):
-            return None
+    def _plan(self, behind: Sequence[RecordMessage | Command]) -> None:
+        """What is wrong with *behind* must not be put down to what is applied just now."""
         try:
-            return _commands(next(parts(self._messages.read_ahead(self._size), self._size), ()))
+            self._look_ahead(_commands(next(parts(behind, self._size), ())))
         except Exception:
-            logger.debug("commands_not_read_ahead", exc_info=True)
-            return None
+            logger.debug("commands_not_planned", exc_info=True)
 
 
 def _commands(messages: Sequence[RecordMessage | Command]) -> list[Command]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 #: Names, parameters and columns that begin so are ours inside a rewritten text.
 RESERVED_PREFIX: Final = "__"
@@ -204,9 +204,20 @@ def parameters_to_row(text: str, row: str) -> str:
 
     The blank in front keeps `RETURN$x` two words.
     """
+    return _parameters_to(text, lambda name: f"{row}.`{name.replace('`', '``')}`")
+
+
+def parameters_to_columns(text: str, columns: str, names: Sequence[str], row: str) -> str:
+    """Replace every `$name` by what the parameter *columns* has for the number *row*, in the order of *names*.
+
+    The server reads a list of values in a fifth of the time of as many maps.
+    """
+    return _parameters_to(text, lambda name: f"${columns}[{names.index(name)}][{row}]")
+
+
+def _parameters_to(text: str, expression: Callable[[str], str]) -> str:
     return "".join(
-        f" {row}.`{token.name.replace('`', '``')}`" if token.kind == "parameter" else token.text
-        for token in tokens(text)
+        f" {expression(token.name)}" if token.kind == "parameter" else token.text for token in tokens(text)
     )
 
 

@@ -55,9 +55,9 @@ class Group:
     commands: tuple[Command, ...]
 
     @property
-    def rows(self) -> list[Mapping[str, Any]]:
-        """The parameters, one command each."""
-        return [command.statements[0].parameters for command in self.commands]
+    def parameters(self) -> dict[str, Any]:
+        """What `unwound` takes, of all commands."""
+        return columns(self.text, [command.statements[0].parameters for command in self.commands])
 
 
 def verdict(command: Command) -> Outcome | None:
@@ -259,9 +259,28 @@ def wrapped(text: str) -> str:
 
 
 def unwound(text: str) -> str:
-    """*text* as a subquery that runs once for each of `$__rows`, each run seeing the ones before; one row."""
-    inner = cypher.body(cypher.parameters_to_row(text, "__row"))
+    """*text* as a subquery that runs once for each row of `$__columns`, each run seeing the ones before; one row."""
+    return _turned(text)[0]
+
+
+def columns(text: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parameters of `unwound`: of each parameter of *text*, its value in all *rows*."""
+    return {"__columns": [[row[name] for row in rows] for name in _turned(text)[1]]}
+
+
+def _turned(text: str) -> tuple[str, Sequence[str]]:
+    return _cached(text) if len(text) <= REPEATED_LENGTH else _by_columns(text)
+
+
+@lru_cache(maxsize=4096)
+def _cached(text: str) -> tuple[str, Sequence[str]]:
+    return _by_columns(text)
+
+
+def _by_columns(text: str) -> tuple[str, Sequence[str]]:
+    names = sorted(cypher.parameter_names(text))
+    inner = cypher.body(cypher.parameters_to_columns(text, "__columns", names, "__row"))
     return (
-        "CALL () { UNWIND $__rows AS __row CALL (__row) { CALL (__row) {\n"
+        "CALL () { UNWIND range(0, size($__columns[0]) - 1) AS __row CALL (__row) { CALL (__row) {\n"
         f"{inner}}} RETURN count(*) AS __n }} RETURN count(*) AS __done }}"
-    )
+    ), names

@@ -43,12 +43,12 @@ class Proofs:
 
     def groupable(self, session: neo4j.Session, statement: Statement) -> bool:
         """Tell whether *statement* may be run through UNWIND over rows of the same types."""
-        rewritten = plan.unwound(statement.text)
-        return self._both(session, statement, rewritten, {"__rows": [dict(statement.parameters)]})
+        parameters = plan.columns(statement.text, [statement.parameters])
+        return self._both(session, statement, f"{plan.unwound(statement.text)} RETURN __done", parameters)
 
     def wrappable(self, session: neo4j.Session, statement: Statement) -> bool:
         """Tell whether *statement* may be run as a subquery."""
-        return self._both(session, statement, plan.wrapped(statement.text), statement.parameters)
+        return self._both(session, statement, f"{plan.wrapped(statement.text)} RETURN __n", statement.parameters)
 
     def _both(
         self, session: neo4j.Session, statement: Statement, rewritten: str, parameters: Mapping[str, Any]
@@ -57,9 +57,7 @@ class Proofs:
         if key not in self._compiles:
             verdict = _compiles(session, statement.text, statement.parameters)
             if verdict:
-                verdict = _compiles(
-                    session, f"{rewritten} RETURN __{'done' if '__rows' in parameters else 'n'}", parameters
-                )
+                verdict = _compiles(session, rewritten, parameters)
             if verdict is None:
                 return False
             self._compiles[key] = verdict

@@ -136,7 +136,7 @@ class Writer:
                 return None
         for flight in flying:
             marker = flight.advance.expected(marker, self.server)
-        advance = self._advance(plan.unwound(group.text), {"__rows": group.rows}, group.commands, marker, published)
+        advance = self._advance(plan.unwound(group.text), group.parameters, group.commands, marker, published)
         begun, front = threading.Event(), flying[-1] if flying else None
         return Flight(advance, begun, in_thread(lambda: self._fly(advance, begun, front)))
 
@@ -208,7 +208,7 @@ class Writer:
     ) -> tuple[str, Mapping[str, Any]] | None:
         """The text and parameters that do *item* in one round trip, where there are such."""
         if isinstance(item, plan.Group):
-            return plan.unwound(item.text), {"__rows": item.rows}
+            return plan.unwound(item.text), item.parameters
         if item.offset in verdicts or len(item.statements) != 1 or item.when is not None:
             return None
         statement = item.statements[0]
@@ -322,7 +322,7 @@ class Writer:
     def _group(self, tx: neo4j.Transaction, group: plan.Group, index: int) -> Counter[str]:
         text = f"{plan.unwound(group.text)} RETURN __done"
         span = (index, index + len(group.commands))
-        return _counted(self._run(tx, text, {"__rows": group.rows}, span, as_written=False))
+        return _counted(self._run(tx, text, group.parameters, span, as_written=False))
 
     def _statements(self, tx: neo4j.Transaction, command: Command, index: int) -> Counter[str]:
         counted: Counter[str] = Counter()

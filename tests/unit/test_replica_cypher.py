@@ -35,6 +35,7 @@ def test_no_text_crashes_an_analysis(text: str) -> None:
     cypher.analyse(text)
     cypher.schema_name("CREATE INDEX " + text, {})
     cypher.parameters_to_row(text, "__row")
+    cypher.parameters_to_columns(text, "__c", sorted(cypher.parameter_names(text)), "__row")
 
 
 @given(CYPHERISH)
@@ -97,6 +98,15 @@ def test_parameters_become_fields_of_the_row() -> None:
     text = "RETURN$x, $`a ``b`, $0, '$x' /* $x */, $x.y"
     expected = "RETURN __row.`x`,  __row.`a ``b`,  __row.`0`, '$x' /* $x */,  __row.`x`.y"
     assert cypher.parameters_to_row(text, "__row") == expected
+
+
+def test_parameters_become_what_their_columns_have_for_the_row() -> None:
+    """In the order of the names that are given."""
+    expected = "RETURN $__c[1][__row],  $__c[0][__row], '$x' /* $x */,  $__c[1][__row].y"
+    assert (
+        cypher.parameters_to_columns("RETURN$x, $`a ``b`, '$x' /* $x */, $x.y", "__c", ["a `b", "x"], "__row")
+        == expected
+    )
 
 
 def test_the_body_loses_trailing_semicolons_and_ends_its_comment() -> None:

@@ -211,7 +211,7 @@ class Settings(BaseSettings):
         description="A replica that lacks an older command than that, seconds, leaves the queries to others; 0: never.",
     )
     apply_batch: int = Field(
-        512, alias="APPLY_BATCH", ge=1, le=10_000, description="Commands that may share one transaction."
+        1024, alias="APPLY_BATCH", ge=1, le=10_000, description="Commands that may share one transaction."
     )
 
     verify_every_s: float = Field(

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-#: Commands in one transaction.  A half of the offsets between two checkpoints, so that none of them is cut short there.
-BATCH: Final = 512
+#: Commands in one transaction: those between two checkpoints, so that none of them is cut short there.
+BATCH: Final = 1024
 #: Seconds; a command that takes longer is held.
 TIMEOUT_S: Final = 60.0
 #: Seconds for a schema change: filling the index of a large graph takes minutes.

@@ -252,20 +252,21 @@ def test_a_server_that_is_away_holds_the_first_command_that_is_not_applied(
     assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 16
 
 
-def test_checkpoints_are_those_of_commands_applied_one_after_the_other(driver: Driver) -> None:
+@pytest.mark.parametrize("batch", [INTERVAL // 2, INTERVAL])
+def test_checkpoints_are_those_of_commands_applied_one_after_the_other(driver: Driver, batch: int) -> None:
     """Whether the segment before was still under way when the next one was sent, or not; a restart says them again."""
     log = [command(offset, FOLLOW if 300 <= offset < 1500 else COUNT, offset % 5) for offset in range(3 * INTERVAL + 1)]
-    plain = Replica(driver, 512)
-    for part in parts_of(log, 512):
+    plain = Replica(driver, batch)
+    for part in parts_of(log, batch):
         plain.told.append(plain.applier.apply(part))
     expected = [one for told in plain.told for one in told.checkpoints]
     assert len(expected) == 3
     empty(driver)
-    replica = Replica(driver, 512)
-    replica.apply(parts_of(log, 512))
+    replica = Replica(driver, batch)
+    replica.apply(parts_of(log, batch))
     assert [one for told in replica.told for one in told.checkpoints] == expected
     assert all(one.unexplained == (0, 0) for one in expected)
-    kept = Replica(driver, 512).applier.checkpoints
+    kept = Replica(driver, batch).applier.checkpoints
     assert kept[0] == expected[0]
     assert [(one.before, one.nodes, one.relationships, one.chain) for one in kept] == [
         (one.before, one.nodes, one.relationships, one.chain) for one in expected

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from brokers.offsets import AckTracker
+from brokers.records import size_of_all
 from brokers.suspects import Alone
 
 
@@ -84,12 +85,12 @@ class Assignment:
     def wait_for(self, records: Sequence[Record]) -> None:
         """Count *records* among those that wait."""
         self.waiting += len(records)
-        self.waiting_bytes += sum(record.size for record in records)
+        self.waiting_bytes += size_of_all(records)
 
     def wait_no_more(self, records: Sequence[Record]) -> None:
         """Undo `wait_for`."""
         self.waiting -= len(records)
-        self.waiting_bytes -= records[0].size if len(records) == 1 else sum(record.size for record in records)
+        self.waiting_bytes -= size_of_all(records)
 
     def stand_behind(self, record: Record) -> None:
         """Count *record* among those behind another one of their key."""

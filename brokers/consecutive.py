@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import operator
-from itertools import takewhile
+from itertools import chain, takewhile
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from brokers import claims
 from brokers.errors import ReadLater, Undecodable
 from brokers.ordered import BATCH_BYTES
+from brokers.records import size_of_all
 
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     #: Reads a record: its message, and the bytes of its whole content.
     Read = Callable[[Record], tuple[RecordMessage, int]]
 
-    #: What may stand for a record among the messages of an actor; none where only its message does.
-    Short = Callable[[Record, str], Any]
+    #: What may stand for each record among the messages of an actor; none where only its message does.
+    Short = Callable[[Sequence[Record], str], Sequence[Any]]
 
 logger = logging.getLogger("brokers.reader")
 
@@ -62,9 +64,9 @@ class _Ahead:
         self.items: list[Any] = []
         self.size = 0
 
-    def add(self, record: Record, item: Any, size: int) -> None:
-        self.records.append(record)
-        self.items.append(item)
+    def add(self, records: Iterable[Record], items: Iterable[Any], size: int) -> None:
+        self.records.extend(records)
+        self.items.extend(items)
         self.size += size
 
     def begins(self, records: Sequence[Record]) -> bool:
@@ -108,19 +110,23 @@ class Batches:
     def _read_on(self, batch: _Ahead, records: Sequence[Record]) -> None:
         """The first one's message always: it says whose they are."""
         if not batch.items:
-            batch.add(records[0], *self._read(records[0]))
-        actor = batch.items[0].actor_name
-        for record in records[len(batch.items) :]:
-            item = self._short(record, actor)
+            item, size = self._read(records[0])
+            batch.add([records[0]], [item], size)
+        actor, rest = batch.items[0].actor_name, records[len(batch.items) :]
+        short = self._short(rest, actor)
+        size = size_of_all(rest)
+        if batch.size + size <= BATCH_BYTES and all(item is not None for item in short):
+            batch.add(rest, short, size)
+            return
+        for record, item in zip(rest, short, strict=True):
+            size = record.size
             if item is None:
-                item, size = self._read(record)
+                item, size = self._read(record)  # noqa: PLW2901 - what stands for it
                 if item.actor_name != actor:
                     break
-            else:
-                size = record.size
             if batch.size + size > BATCH_BYTES:
                 break
-            batch.add(record, item, size)
+            batch.add([record], [item], size)
 
     def _shorten(self, unit: Unit, size: int) -> None:
         if size < len(unit.records):
@@ -136,7 +142,9 @@ class Batches:
         coming = self._buffer.coming()
         batch = self._begun(coming)
         known = len(batch.items)
-        fresh = tuple(takewhile(_is_here, coming[known : known + most]))
+        fresh = coming[known : known + most]
+        if claims.HEADER in chain.from_iterable(map(_headers, fresh)):
+            fresh = tuple(takewhile(_is_here, fresh))
         try:
             if fresh:
                 self._read_on(batch, coming[:known] + fresh)
@@ -144,6 +152,9 @@ class Batches:
             logger.debug("kafka_not_read_ahead record=%s", coming[len(batch.items)], exc_info=True)
         self._ahead = batch
         return batch.items.copy()
+
+
+_headers = attrgetter("headers")
 
 
 def _is_here(record: Record) -> bool:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from itertools import compress
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
@@ -24,7 +25,7 @@ from brokers.commits import Commits
 from brokers.keyed import KeyedBuffer, crowded
 from brokers.membership import is_displacement
 from brokers.ordered import OrderedBuffer
-from brokers.records import received
+from brokers.records import all_received
 from brokers.starts import ASK_KAFKA_S, Start, ask_kafka
 from brokers.suspects import Alone, Suspects, handing_over
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from brokers.bounds import Bounds
     from brokers.membership import Seat
     from brokers.offsets import AckTracker
-    from brokers.records import Record
     from brokers.topics import Queue
 
 logger = logging.getLogger("brokers.consumer")
@@ -295,23 +295,18 @@ class GroupConsumer:
                 self._take(self._early.pop(topic))
 
     def _receive(self, messages: list[KafkaMessage]) -> None:
-        fetched: dict[Assignment, list[Record]] = defaultdict(list)
-        errors = []
-        for message in messages:
-            place = message.topic() or "", message.partition() or 0
+        good, errors = _sorted(messages)
+        for place, delivered in good.items():
             assignment = self._assignments.get(place)
-            error = message.error()
-            if error is not None:
-                errors.append((message, error, assignment))
-            elif assignment is not None and not assignment.paused:  # else fetched before a rebalance or a seek
-                fetched[assignment].append(received(message, place))
-        for assignment, records in fetched.items():
-            begun = assignment.tracker.begin_all([record.offset for record in records])
-            fresh = self.commits.not_ended_before(assignment, list(compress(records, begun)))
-            if fresh:
-                assignment.buffer.deliver(assignment, fresh)
-        for message, error, assignment in errors:  # last: the end of a partition counts what lies before it as begun
-            self._note_error(message, error, assignment)
+            if assignment is not None and not assignment.paused:  # else fetched before a rebalance or a seek
+                records = all_received(delivered, place)
+                begun = assignment.tracker.begin_all(list(map(_offset, records)))
+                fresh = self.commits.not_ended_before(assignment, list(compress(records, begun)))
+                if fresh:
+                    assignment.buffer.deliver(assignment, fresh)
+        for message, error in errors:  # last: the end of a partition counts what lies before it as begun
+            place = message.topic() or "", message.partition() or 0
+            self._note_error(message, error, self._assignments.get(place))
 
     def _note_error(self, message: KafkaMessage, error: KafkaError, assignment: Assignment | None) -> None:
         if error.code() == codes.PARTITION_EOF:
@@ -455,6 +450,26 @@ class GroupConsumer:
         if assignment.started and not settled:
             self._former[key] = assignment.tracker
         assignment.buffer.forget(assignment)
+
+
+def _sorted(
+    messages: list[KafkaMessage],
+) -> tuple[Mapping[tuple[str, int], list[KafkaMessage]], list[tuple[KafkaMessage, KafkaError]]]:
+    """Those with content, by topic and partition, and those without, with their errors."""
+    errors = [(message, error) for message in messages if (error := message.error()) is not None]
+    if errors:
+        messages = [message for message in messages if message.error() is None]
+    places = list(zip(map(_topic_of, messages), map(_partition_of, messages), strict=True))
+    if len(set(places)) == 1:
+        return {places[0]: messages}, errors
+    good: dict[tuple[str, int], list[KafkaMessage]] = defaultdict(list)
+    for place, message in zip(places, messages, strict=True):
+        good[place].append(message)
+    return good, errors
+
+
+_topic_of, _partition_of = methodcaller("topic"), methodcaller("partition")
+_offset = attrgetter("offset")
 
 
 def _names(places: list[TopicPartition]) -> str:

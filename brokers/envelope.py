@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +21,8 @@ from brokers.errors import TooLarge, UnknownKey, WrongSetting
 
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import dramatiq
     from dramatiq.encoder import Encoder
 
@@ -29,6 +33,11 @@ if TYPE_CHECKING:
 
 #: Bytes of value, key and headers that a message's record may have.  Kafka's own limit for a topic is 1,048,588.
 RECORD_BYTES = 1_000_000
+
+#: The headers of a record with something around its message.
+AROUND = frozenset({claims.HEADER, signing.SIGNATURE, signing.KEY})
+
+_headers = attrgetter("headers")
 
 #: What Kafka adds to a record, and we to a delayed one, rounded up far.
 ROOM_BYTES = 48_588
@@ -118,6 +127,10 @@ class Envelope:
             return record
         content = claims.fetched(claims.read_claim(header), self.claims)
         return claims.whole(record, content, self._reading_encoder())
+
+    def holds_bare(self, records: Iterable[Record]) -> bool:
+        """Whether `open` gives each of *records* as it is, for certain."""
+        return self.signing is None and AROUND.isdisjoint(chain.from_iterable(map(_headers, records)))
 
     def decode(self, record: Record, queue_name: str) -> dramatiq.Message[Any]:
         """The message of an opened record.  Raises `Undecodable`."""

@@ -21,7 +21,7 @@ from brokers.errors import KafkaError
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 #: Characters of commit metadata that Kafka takes from this client: the broker's 4,096 less the NUL that the client
 #: adds.
@@ -175,10 +175,15 @@ class AckTracker:
         with self._lock:
             return self._begin(offset)
 
-    def begin_all(self, offsets: Iterable[int]) -> list[bool]:
+    def begin_all(self, offsets: Sequence[int]) -> list[bool]:
         """`begin` of each, ascending."""
         with self._lock:
-            return [self._begin(offset) for offset in offsets]
+            if not offsets or self._former or offsets[0] < self._next:
+                return [self._begin(offset) for offset in offsets]
+            self._next = offsets[-1] + 1
+            self._snapshot = None
+            self._above.extend(offsets)
+            return [True] * len(offsets)
 
     def _begin(self, offset: int) -> bool:
         if offset < self._next:

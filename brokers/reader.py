@@ -32,7 +32,7 @@ from brokers.held_back import asked
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from brokers.assignment import Buffer, Unit
     from brokers.keyed import KeyedBuffer
@@ -214,15 +214,24 @@ class Reader(dramatiq.Consumer):
         message, content = read_message(record, self._queue, self._envelope)
         return RecordMessage(message, record), content.size
 
-    def _compact(self, record: Record, actor: str) -> Any:
-        """What stands for *record* among the messages of *actor*; none where only its message does."""
+    def _compact(self, found: Sequence[Record], actor: str) -> Sequence[Any]:
+        """What stands for each of *found* among the messages of *actor*; none where only its message does."""
         compact = self._queue.compact
-        if compact is None or compact.actor != actor or claims.HEADER in record.headers:
-            return None
+        if compact is None or compact.actor != actor:
+            return [None] * len(found)
         try:
-            return compact.read(self._envelope.open(record, self._queue))
+            if self._envelope.holds_bare(found):
+                return compact.read(found)
+            return [None if opened is None else compact.read([opened])[0] for opened in map(self._opened, found)]
         except Exception:  # what is wrong is told where the message is read
-            logger.debug("kafka_not_compact record=%s", record, exc_info=True)
+            logger.debug("kafka_not_compact queue=%s", self._queue.name, exc_info=True)
+            return [None] * len(found)
+
+    def _opened(self, record: Record) -> Record | None:
+        """None for one whose content lies elsewhere, or that cannot be opened: where its message is read it is told."""
+        try:
+            return None if claims.HEADER in record.headers else self._envelope.open(record, self._queue)
+        except (Undecodable, StoreAway):
             return None
 
     def _batch(self, unit: Unit) -> dramatiq.Message[Any]:

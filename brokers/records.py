@@ -7,7 +7,9 @@ log wants to know without decoding values.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from itertools import chain, repeat
+from operator import attrgetter, itemgetter, methodcaller
+from typing import TYPE_CHECKING, Any, Final
 
 import dramatiq
 import msgspec
@@ -18,6 +20,8 @@ from brokers.errors import Undecodable, WrongKey
 
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from confluent_kafka import Message as KafkaMessage
     from dramatiq.encoder import Encoder
 
@@ -78,7 +82,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, headers={**self.headers, **further})
 
 
-class Wire(msgspec.Struct):
+class Wire(msgspec.Struct, gc=False):
     """Dramatiq's message, strictly: what Dramatiq's own decoder lets through can end a worker thread."""
 
     queue_name: str
@@ -94,14 +98,46 @@ class Wire(msgspec.Struct):
 read: Final = msgspec.json.Decoder(Wire).decode
 
 
-def received(message: KafkaMessage, place: tuple[str, int] | None = None) -> Record:
-    """What confluent-kafka delivered, as a value of our own; *place*: its topic and partition, where they are known."""
-    topic, partition = place or (message.topic() or "", message.partition() or 0)
-    key, value = message.key(), message.value()
-    headers = cast("dict[str, bytes]", dict(message.headers() or ()))
-    if None in headers.values():
-        headers = {name: content or b"" for name, content in headers.items()}
-    return Record(topic, partition, message.offset() or 0, message.timestamp()[1], key, value, headers)
+def received(message: KafkaMessage) -> Record:
+    """What confluent-kafka delivered, as a value of our own."""
+    [record] = all_received([message], (message.topic() or "", message.partition() or 0))
+    return record
+
+
+def all_received(messages: Sequence[KafkaMessage], place: tuple[str, int]) -> list[Record]:
+    """`received` of those of one topic and partition.
+
+    Step by step for all of them, in C: a loop takes twice as long.
+    """
+    headers: list[dict[str, Any]] = [dict(found) if found else {} for found in map(_headers_of, messages)]
+    if None in chain.from_iterable(map(dict.values, headers)):
+        headers = [{name: content or b"" for name, content in each.items()} for each in headers]
+    fields = (
+        repeat(place[0]),
+        repeat(place[1]),
+        map(_offset_of, messages),
+        map(itemgetter(1), map(_timestamp_of, messages)),
+        map(_key_of, messages),
+        map(_value_of, messages),
+    )
+    return list(map(Record, *fields, headers))
+
+
+_offset_of, _timestamp_of = methodcaller("offset"), methodcaller("timestamp")
+_key_of, _value_of, _headers_of = methodcaller("key"), methodcaller("value"), methodcaller("headers")
+
+
+def size_of_all(records: Sequence[Record]) -> int:
+    """Bytes of their keys and values."""
+    if len(records) == 1:
+        return records[0].size
+    try:
+        return sum(map(len, map(_key_in, records))) + sum(map(len, map(_value_in, records)))
+    except TypeError:  # some have none
+        return sum(record.size for record in records)
+
+
+_key_in, _value_in = attrgetter("key"), attrgetter("value")
 
 
 def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:

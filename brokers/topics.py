@@ -62,12 +62,12 @@ Decode = Callable[["Record", str], "dramatiq.Message[Any]"]
 class Compact:
     """How a batch holds records without making messages of them.
 
-    *actor*: whose messages they are.  *read*: what a record says, in the application's own form, or none where only its
-    message tells; with the same meaning, of course.
+    *actor*: whose messages they are.  *read*: what each record says, in the application's own form, or none where only
+    its message tells; with the same meaning, of course.
     """
 
     actor: str
-    read: Callable[[Record], Any]
+    read: Callable[[Sequence[Record]], Sequence[Any]]
 
 
 #: Whether a message may be handed out now (none), or in how many seconds to ask again.  Called by the threads that

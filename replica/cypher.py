@@ -216,9 +216,7 @@ def parameters_to_columns(text: str, columns: str, names: Sequence[str], row: st
 
 
 def _parameters_to(text: str, expression: Callable[[str], str]) -> str:
-    return "".join(
-        f" {expression(token.name)}" if token.kind == "parameter" else token.text for token in tokens(text)
-    )
+    return "".join(f" {expression(token.name)}" if token.kind == "parameter" else token.text for token in tokens(text))
 
 
 def is_schema(text: str) -> bool:

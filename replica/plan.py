@@ -158,11 +158,26 @@ def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
 
     No unit crosses a multiple of `INTERVAL`, and none has two commands of one id.
     """
+    if _are_one_group(commands, batch):
+        yield Unit(Kind.BATCH, tuple(commands), [Group(commands[0].statements[0].text, tuple(commands))])
+        return
     for kind, run in groupby(commands, key=kind_of):
         if kind is Kind.BATCH:
             yield from _batches(list(run), batch)
         else:
             yield from (Unit(kind, (command,)) for command in run)
+
+
+def _are_one_group(commands: Sequence[Command], batch: int) -> bool:
+    """Whether all of them have one shape, and go into one unit: so it is where a log is busy."""
+    shape = commands[0].shape if 1 < len(commands) <= batch else None
+    return (
+        shape is not None
+        and shape.key is not None
+        and all(command.shape is shape for command in commands)
+        and commands[0].offset // INTERVAL == commands[-1].offset // INTERVAL
+        and sum(command.weight for command in commands) <= BATCH_BYTES
+    )
 
 
 def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:

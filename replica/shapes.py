@@ -7,6 +7,7 @@ log, how it is applied and with which neighbours, depends on nothing but its tex
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from replica import plan
@@ -15,7 +16,7 @@ from replica.statement import Command, Shape, Statement
 
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def shape_of(text: str, parameters: Mapping[str, Any]) -> Shape | None:
@@ -24,6 +25,18 @@ def shape_of(text: str, parameters: Mapping[str, Any]) -> Shape | None:
     if len(text) > plan.REPEATED_LENGTH or not plan.SCALARS.issuperset(kinds):
         return None
     return _shape_of(text, tuple(parameters), kinds)
+
+
+def shapes_of(texts: Sequence[str], parameters: Sequence[Mapping[str, Any]]) -> Sequence[Shape | None]:
+    """`shape_of` of each; most are of the same one."""
+    if len(set(texts)) == len(set(map(tuple, parameters))) == 1:
+        columns = zip(*map(_values_of, parameters), strict=True)
+        if all(len(set(map(type, column))) == 1 for column in columns):
+            return [shape_of(texts[0], parameters[0])] * len(texts)
+    return list(map(shape_of, texts, parameters))
+
+
+_values_of = methodcaller("values")
 
 
 @lru_cache(maxsize=4096)

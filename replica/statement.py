@@ -1,6 +1,7 @@
 """The frozen values that cross the replica's boundary.
 
 Statements and commands are structs, as all that is made once a command: a frozen dataclass takes five times as long.
+Python's collector of cycles passes them by: they are in none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from replica.digest import Checkpoint
 
 
-class Statement(msgspec.Struct, frozen=True):
+class Statement(msgspec.Struct, frozen=True, gc=False):
     """One Cypher text with its parameters, as Python or Neo4j values (see `replica.values` for the wire form)."""
 
     text: str
@@ -44,7 +45,7 @@ class Shape(msgspec.Struct, frozen=True, eq=False):
     key: tuple[str, Any] | None
 
 
-class Command(msgspec.Struct, frozen=True):
+class Command(msgspec.Struct, frozen=True, gc=False):
     """One record of the command log: statements that are applied together or not at all.
 
     *when* is its condition: a query in the same transaction, before the statements (see `replica.conditions`).

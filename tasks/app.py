@@ -224,7 +224,7 @@ class App:
             least=self.settings.apply_batch,
             start=lambda *place: self._applying.get().start(*place),
             decode=wire.read_command,
-            compact=Compact(wire.COMMAND_ACTOR, wire.plain_command),
+            compact=Compact(wire.COMMAND_ACTOR, wire.plain_commands),
             refused=wire.refused_command,
         )
         self.broker.declare_queue(

@@ -19,6 +19,8 @@ from tests.readers import Bench, taken, value
 
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import dramatiq
 
     from brokers.reader import KafkaMessageProxy, Reader
@@ -165,9 +167,11 @@ def test_nothing_follows(how: str) -> None:
 def compacting(**options: Any) -> Bench:
     """A bench whose records of actor ``a`` are read the short way, but for those with the option ``long``."""
 
-    def read(record: Record) -> int | None:
-        content = record.value or b""
-        return record.offset if b'"actor_name":"a"' in content and b"long" not in content else None
+    def read(records: Sequence[Record]) -> list[int | None]:
+        return [record.offset if is_short(record.value or b"") else None for record in records]
+
+    def is_short(content: bytes) -> bool:
+        return b'"actor_name":"a"' in content and b"long" not in content
 
     return Bench(ordered=True, compact=Compact("a", read), **options)
 

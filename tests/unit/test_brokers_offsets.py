@@ -122,6 +122,25 @@ def a_log_and_acks(draw: st.DrawFn) -> tuple[list[int], list[int]]:
 
 
 @few
+@given(a_log_and_acks(), st.integers(0, 5), st.lists(st.integers(0, 30), max_size=3))
+def test_many_begin_as_one_after_the_other(
+    log_and_acks: tuple[list[int], list[int]], before: int, finished: list[int]
+) -> None:
+    """Also those that were delivered before, and those that an earlier owner has finished."""
+    offsets, _ = log_and_acks
+    runs = union([Run(offset, offset + 1) for offset in finished], [])
+    many, single = resumed(0, runs), resumed(0, runs)
+    for tracker in (many, single):
+        for offset in offsets[:before]:
+            tracker.begin(offset)
+    assert many.begin_all(offsets) == [single.begin(offset) for offset in offsets]
+    assert (many.snapshot(), many.finished(), many.next, many.unfinished) == (
+        *(single.snapshot(), single.finished()),
+        *(single.next, single.unfinished),
+    )
+
+
+@few
 @given(a_log_and_acks(), st.data())
 def test_many_end_as_one_after_the_other(log_and_acks: tuple[list[int], list[int]], data: st.DataObject) -> None:
     """Whether they are the first ones or not, were handed out or not, and ended before or not."""

@@ -98,8 +98,26 @@ def same(short: Command, long: Command) -> bool:
 def test_the_short_way_says_what_the_long_one_does(args: Any, kwargs: Any, options: Any, actor: str) -> None:
     """Or nothing."""
     value = written(args, kwargs, options, actor)
-    short = wire.plain_command(record(value))
+    [short] = wire.plain_commands([record(value)])
     assert short is None or same(short, long_way(value))
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(written, arguments, parameters, options),
+            st.sampled_from([None, b"garbage", written(kwargs={"id": 1, "name": "x"})]),
+        ),
+        max_size=5,
+    )
+)
+def test_many_are_read_as_each_alone(contents: list[bytes | None]) -> None:
+    """Equal ones and others, plain ones and others, in any order."""
+    found = [msgspec.structs.replace(record(value), offset=7 + place) for place, value in enumerate(contents)]
+    alone = [command for one in found for command in wire.plain_commands([one])]
+    together = wire.plain_commands(found)
+    assert together == alone
+    assert [one and one.shape for one in together] == [one and one.shape for one in alone]
 
 
 @pytest.mark.parametrize(
@@ -120,14 +138,14 @@ def test_the_short_way_says_what_the_long_one_does(args: Any, kwargs: Any, optio
 )
 def test_what_is_written_otherwise(value: bytes | None) -> None:
     """A body of another client, nonsense, and escapes: the same, or nothing."""
-    short = wire.plain_command(record(value))
+    [short] = wire.plain_commands([record(value)])
     assert short is None or same(short, long_way(value))
 
 
 @pytest.mark.parametrize("options", [{}, {"command": "follow"}, {"key": "k"}])
 def test_most_commands_are_plain(options: dict[str, Any]) -> None:
     """Else all this would be for nothing; also those of a command function, and with a key."""
-    short = wire.plain_command(record(written(kwargs={"id": 1, "name": "x"}, options=options)))
+    [short] = wire.plain_commands([record(written(kwargs={"id": 1, "name": "x"}, options=options))])
     assert short is not None
     assert short.weight > len(PLAIN)
 

@@ -204,7 +204,7 @@ def parameters_to_row(text: str, row: str) -> str:
 
     The blank in front keeps `RETURN$x` two words.
     """
-    return _parameters_to(text, lambda name: f"{row}.`{name.replace('`', '``')}`")
+    return with_parameters(text, lambda name: f"{row}.`{name.replace('`', '``')}`")
 
 
 def parameters_to_columns(text: str, columns: str, names: Sequence[str], row: str) -> str:
@@ -212,10 +212,11 @@ def parameters_to_columns(text: str, columns: str, names: Sequence[str], row: st
 
     The server reads a list of values in a fifth of the time of as many maps.
     """
-    return _parameters_to(text, lambda name: f"${columns}[{names.index(name)}][{row}]")
+    return with_parameters(text, lambda name: f"${columns}[{names.index(name)}][{row}]")
 
 
-def _parameters_to(text: str, expression: Callable[[str], str]) -> str:
+def with_parameters(text: str, expression: Callable[[str], str]) -> str:
+    """Replace every `$name` by the *expression* for the name, behind a blank."""
     return "".join(f" {expression(token.name)}" if token.kind == "parameter" else token.text for token in tokens(text))
 
 

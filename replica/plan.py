@@ -55,8 +55,13 @@ class Group:
     commands: tuple[Command, ...]
 
     @property
+    def rewritten(self) -> str:
+        """See `unwound`."""
+        return unwound(self.text)
+
+    @property
     def parameters(self) -> dict[str, Any]:
-        """What `unwound` takes, of all commands."""
+        """What that takes, of all commands."""
         return columns(self.text, [command.statements[0].parameters for command in self.commands])
 
 
@@ -207,7 +212,7 @@ def _weight(command: Command) -> int:
 def groups(commands: Sequence[Command], apart: Container[int] = ()) -> list[Group | Command]:
     """Join neighbours where one UNWIND may do them; those rejected beforehand, and at offsets *apart*, stay alone."""
     found: list[Group | Command] = []
-    for key, run in groupby(commands, key=lambda each: None if each.offset in apart else _group_key(each)):
+    for key, run in groupby(commands, key=lambda each: None if each.offset in apart else group_key(each)):
         neighbours = tuple(run)
         if key is None or len(neighbours) == 1:
             found += neighbours
@@ -216,7 +221,8 @@ def groups(commands: Sequence[Command], apart: Container[int] = ()) -> list[Grou
     return found
 
 
-def _group_key(command: Command) -> tuple[str, Any] | None:
+def group_key(command: Command) -> tuple[str, Any] | None:
+    """What *command* has in common with others that one UNWIND may do; None where none may."""
     if command.shape is not None:
         return command.shape.key
     if _plain(command) is None:  # it shares no transaction, or is rejected in it

@@ -17,8 +17,9 @@ from replica.outcomes import code_of, is_deterministic
 
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Mapping, Sequence
 
+    from replica.chains import Chain
     from replica.statement import Statement
 
 #: Texts remembered; the texts of an application are few, and literals instead of parameters must not fill the memory.
@@ -44,20 +45,26 @@ class Proofs:
     def groupable(self, session: neo4j.Session, statement: Statement) -> bool:
         """Tell whether *statement* may be run through UNWIND over rows of the same types."""
         parameters = plan.columns(statement.text, [statement.parameters])
-        return self._both(session, statement, f"{plan.unwound(statement.text)} RETURN __done", parameters)
+        return self._all(session, [statement], f"{plan.unwound(statement.text)} RETURN __done", parameters)
 
     def wrappable(self, session: neo4j.Session, statement: Statement) -> bool:
         """Tell whether *statement* may be run as a subquery."""
-        return self._both(session, statement, f"{plan.wrapped(statement.text)} RETURN __n", statement.parameters)
+        return self._all(session, [statement], f"{plan.wrapped(statement.text)} RETURN __n", statement.parameters)
 
-    def _both(
-        self, session: neo4j.Session, statement: Statement, rewritten: str, parameters: Mapping[str, Any]
+    def chainable(self, session: neo4j.Session, chain: Chain) -> bool:
+        """Tell whether the commands of *chain* may be run as subqueries of one text."""
+        statements = [command.statements[0] for command in chain.commands]
+        return self._all(session, statements, f"{chain.rewritten} RETURN __done", chain.parameters)
+
+    def _all(
+        self, session: neo4j.Session, statements: Sequence[Statement], rewritten: str, parameters: Mapping[str, Any]
     ) -> bool:
-        key = (rewritten, plan.types(statement))
+        """Whether the *statements* and what they were *rewritten* to compile."""
+        key = (rewritten, *map(plan.types, statements))
         if key not in self._compiles:
-            verdict = _compiles(session, statement.text, statement.parameters)
-            if verdict:
-                verdict = _compiles(session, rewritten, parameters)
+            verdict: bool | None = True
+            for text, given in (*((each.text, each.parameters) for each in statements), (rewritten, parameters)):
+                verdict = verdict and _compiles(session, text, given)
             if verdict is None:
                 return False
             self._compiles[key] = verdict

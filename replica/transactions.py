@@ -15,6 +15,7 @@ from neo4j.exceptions import Neo4jError
 
 from replica import conditions, cypher, plan
 from replica.advance import prepared
+from replica.chains import Chain, Sequences, members
 from replica.flights import Flight, in_thread
 from replica.ids import Ids
 from replica.outcomes import is_authentication
@@ -22,9 +23,10 @@ from replica.proofs import Proofs
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from replica.advance import Advance, Ended
+    from replica.chains import Item
     from replica.marker import Key, Marker
     from replica.statement import Command, Outcome
 
@@ -92,6 +94,7 @@ class Writer:
         self._key = key
         self._topic_id = topic_id
         self._proofs = Proofs()
+        self._sequences = Sequences()
         self._ids = Ids()
         self.server = ""  # as it calls itself
         self.counters: Counter[str] = Counter()
@@ -117,7 +120,8 @@ class Writer:
         verdicts = {**self.duplicates(commands, marker), **verdicts}
         self._to_do = self.meanwhile
         with self._database.session() as session:
-            items = self._items(session, groups if groups and not verdicts else plan.groups(commands, apart=verdicts))
+            found = groups if groups and not verdicts else plan.groups(commands, apart=verdicts)
+            items = self._items(session, self._sequences.joined(found, apart=verdicts))
             short = len(items) == 1 and len(self.change(commands)) <= 1
             if short and (rewritten := self._rewritten(session, items[0], verdicts)):
                 advance = self._advance(*rewritten, commands, marker, published)
@@ -136,7 +140,7 @@ class Writer:
                 return None
         for flight in flying:
             marker = flight.advance.expected(marker, self.server)
-        advance = self._advance(plan.unwound(group.text), group.parameters, group.commands, marker, published)
+        advance = self._advance(group.rewritten, group.parameters, group.commands, marker, published)
         begun, front = threading.Event(), flying[-1] if flying else None
         return Flight(advance, begun, in_thread(lambda: self._fly(advance, begun, front)))
 
@@ -194,21 +198,24 @@ class Writer:
         with self._database.session() as session:
             return self._explicit(session, [command], marker, published, verdicts, as_written=True)
 
-    def _items(self, session: neo4j.Session, groups: Sequence[plan.Group | Command]) -> list[plan.Group | Command]:
-        items: list[plan.Group | Command] = []
-        for item in groups:
-            if isinstance(item, plan.Group) and not self._proofs.groupable(session, item.commands[0].statements[0]):
-                items += item.commands
-            else:
-                items.append(item)
+    def _items(self, session: neo4j.Session, found: Iterable[Item]) -> list[Item]:
+        """What is *found* to go together, where the server takes it so."""
+        items: list[Item] = []
+        for item in found:
+            items += [item] if self._compiles(session, item) else members(item)
         return items
 
+    def _compiles(self, session: neo4j.Session, item: Item) -> bool:
+        if isinstance(item, Chain):
+            return self._proofs.chainable(session, item)
+        return not isinstance(item, plan.Group) or self._proofs.groupable(session, item.commands[0].statements[0])
+
     def _rewritten(
-        self, session: neo4j.Session, item: plan.Group | Command, verdicts: Mapping[int, Outcome]
+        self, session: neo4j.Session, item: Item, verdicts: Mapping[int, Outcome]
     ) -> tuple[str, Mapping[str, Any]] | None:
         """The text and parameters that do *item* in one round trip, where there are such."""
-        if isinstance(item, plan.Group):
-            return plan.unwound(item.text), item.parameters
+        if isinstance(item, (plan.Group, Chain)):
+            return item.rewritten, item.parameters
         if item.offset in verdicts or len(item.statements) != 1 or item.when is not None:
             return None
         statement = item.statements[0]
@@ -262,7 +269,7 @@ class Writer:
     def _explicit(
         self,
         session: neo4j.Session,
-        items: Sequence[plan.Group | Command],
+        items: Sequence[Item],
         marker: Marker,
         published: int,
         verdicts: Mapping[int, Outcome],
@@ -274,10 +281,10 @@ class Writer:
         applied: list[Command] = []
         index = 0
         with session.begin_transaction(timeout=self._database.timeout_s) as tx:
-            found = self.lock(tx, marker, _first(items))
+            found = self.lock(tx, marker, members(items[0])[0].offset)
             for item in items:
-                if isinstance(item, plan.Group):
-                    counted += self._group(tx, item, index)
+                if isinstance(item, (plan.Group, Chain)):
+                    counted += self._together(tx, item, index)
                     applied += item.commands
                     index += len(item.commands)
                 else:
@@ -288,7 +295,7 @@ class Writer:
                     else:
                         rejected.append(outcome)
                     index += 1
-            new = found.moved(_last(items), rejected, published=published, counted=counted)
+            new = found.moved(members(items[-1])[-1].offset, rejected, published=published, counted=counted)
             self._move(tx, new, applied, as_written=as_written)
             self._judged(tx.commit, (0, index), as_written=True)
         self.transactions += 1
@@ -319,10 +326,9 @@ class Writer:
             raise Moved
         return found
 
-    def _group(self, tx: neo4j.Transaction, group: plan.Group, index: int) -> Counter[str]:
-        text = f"{plan.unwound(group.text)} RETURN __done"
-        span = (index, index + len(group.commands))
-        return _counted(self._run(tx, text, group.parameters, span, as_written=False))
+    def _together(self, tx: neo4j.Transaction, item: plan.Group | Chain, index: int) -> Counter[str]:
+        span = (index, index + len(item.commands))
+        return _counted(self._run(tx, f"{item.rewritten} RETURN __done", item.parameters, span, as_written=False))
 
     def _statements(self, tx: neo4j.Transaction, command: Command, index: int) -> Counter[str]:
         counted: Counter[str] = Counter()
@@ -383,16 +389,6 @@ class Writer:
             if is_authentication(error):
                 raise
             raise Failed(error, *span, as_written=as_written) from error
-
-
-def _first(items: Sequence[plan.Group | Command]) -> int:
-    first = items[0]
-    return first.commands[0].offset if isinstance(first, plan.Group) else first.offset
-
-
-def _last(items: Sequence[plan.Group | Command]) -> int:
-    last = items[-1]
-    return last.commands[-1].offset if isinstance(last, plan.Group) else last.offset
 
 
 def _counted(summary: neo4j.ResultSummary) -> Counter[str]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from neo4j import Transaction
 from neo4j.exceptions import Neo4jError
 
+from replica import chains
 from replica.apply import Applier
 from replica.checksum import checksum
 from replica.outcomes import is_deterministic
@@ -153,6 +155,57 @@ def test_batches_mean_what_their_commands_mean_one_by_one(driver: Driver, log: L
     assert rejected == expected_rejected
     assert (found.nodes, found.relationships) == (expected.nodes, expected.relationships)
     assert found.digest == expected.digest
+
+
+SEQUENCES = st.builds(
+    lambda texts, rounds: [(Statement(text, each),) for each in rounds for text in texts],
+    st.lists(st.sampled_from(TEMPLATES), min_size=2, max_size=6),
+    st.lists(PARAMETERS, min_size=4, max_size=8),
+)
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(log=SEQUENCES, size=st.sampled_from([500, 500, 7]))
+def test_sequences_that_come_back_mean_what_their_commands_mean_one_by_one(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, log: Log, size: int
+) -> None:
+    """Whatever comes behind whatever in one text, and reads, repairs or breaks what that has done."""
+    monkeypatch.setattr(chains, "OFTEN", 1)
+    empty(driver)
+    expected_rejected = one_by_one(driver, log)
+    expected = checksum(driver, "neo4j")
+    empty(driver)
+    rejected = in_batches(driver, log, size)
+    assert rejected == expected_rejected
+    assert checksum(driver, "neo4j").digest == expected.digest
+
+
+def test_a_sequence_that_comes_back_goes_to_the_server_as_one(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its commands did is counted as ever, and one that fails is found."""
+    texts = ["MERGE (a:A {k: $k}) SET a.v = $v", "CREATE (:B {of: $k})", "MATCH (a:A {k: $k}) SET a.w = 1 / $v"]
+    log = [
+        Command(offset, (Statement(texts[offset % 3], {"k": offset // 3 % 5, "v": 401 - offset}),))
+        for offset in range(405)
+    ]
+    asked: list[str] = []
+    run = Transaction.run
+
+    def tapped(tx: Transaction, text: Any, *rest: Any) -> Any:
+        asked.append(str(text))
+        return run(tx, text, *rest)
+
+    monkeypatch.setattr(Transaction, "run", tapped)
+    applier = Applier(driver, database="neo4j", topic="command", topic_id="id")
+    applier.recover(0)
+    applied = applier.apply(log[:400])
+    assert len(asked) < 400 * 0.7
+    assert max(text.count("CALL () { CALL () {") for text in asked) == chains.LONGEST
+    assert (applied.counters["nodes_created"], applied.rejected) == (133 + 5, ())
+    assert [outcome.offset for outcome in applier.apply(log[400:]).rejected] == [401]
 
 
 P = {"k": 1, "v": 2, "s": "text", "m": {"x": 1}}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from brokers.offsets import AckTracker
-from brokers.records import size_of_all
+from brokers.received import size_of_all
 from brokers.suspects import Alone
 
 

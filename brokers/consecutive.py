@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import logging
 import operator
-from itertools import chain, takewhile
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from brokers import claims
 from brokers.errors import ReadLater, Undecodable
 from brokers.ordered import BATCH_BYTES
-from brokers.records import size_of_all
+from brokers.received import size_of_all
 
 
 if TYPE_CHECKING:
@@ -107,9 +105,11 @@ class Batches:
         ahead, self._ahead = self._ahead, _Ahead()
         return ahead if ahead.begins(records) else _Ahead()
 
-    def _read_on(self, batch: _Ahead, records: Sequence[Record]) -> None:
-        """The first one's message always: it says whose they are."""
+    def _read_on(self, batch: _Ahead, records: Sequence[Record], *, ahead: bool = False) -> None:
+        """The first one's message always: it says whose they are.  *ahead*: up to one whose content lies elsewhere."""
         if not batch.items:
+            if ahead and not _is_here(records[0]):
+                return
             item, size = self._read(records[0])
             batch.add([records[0]], [item], size)
         actor, rest = batch.items[0].actor_name, records[len(batch.items) :]
@@ -121,6 +121,8 @@ class Batches:
         for record, item in zip(rest, short, strict=True):
             size = record.size
             if item is None:
+                if ahead and not _is_here(record):
+                    break
                 item, size = self._read(record)  # noqa: PLW2901 - what stands for it
                 if item.actor_name != actor:
                     break
@@ -142,19 +144,13 @@ class Batches:
         coming = self._buffer.coming()
         batch = self._begun(coming)
         known = len(batch.items)
-        fresh = coming[known : known + most]
-        if claims.HEADER in chain.from_iterable(map(_headers, fresh)):
-            fresh = tuple(takewhile(_is_here, fresh))
         try:
-            if fresh:
-                self._read_on(batch, coming[:known] + fresh)
+            if len(coming) > known:
+                self._read_on(batch, coming[: known + most], ahead=True)
         except Exception:
             logger.debug("kafka_not_read_ahead record=%s", coming[len(batch.items)], exc_info=True)
         self._ahead = batch
         return batch.items.copy()
-
-
-_headers = attrgetter("headers")
 
 
 def _is_here(record: Record) -> bool:

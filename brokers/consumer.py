@@ -25,7 +25,7 @@ from brokers.commits import Commits
 from brokers.keyed import KeyedBuffer, crowded
 from brokers.membership import is_displacement
 from brokers.ordered import OrderedBuffer
-from brokers.records import all_received
+from brokers.received import all_delivered, all_received
 from brokers.starts import ASK_KAFKA_S, Start, ask_kafka
 from brokers.suspects import Alone, Suspects, handing_over
 
@@ -299,7 +299,8 @@ class GroupConsumer:
         for place, delivered in good.items():
             assignment = self._assignments.get(place)
             if assignment is not None and not assignment.paused:  # else fetched before a rebalance or a seek
-                records = all_received(delivered, place)
+                lazily = assignment.buffer.queue.compact is not None
+                records = all_delivered(delivered) if lazily else all_received(delivered, place)
                 begun = assignment.tracker.begin_all(list(map(_offset, records)))
                 fresh = self.commits.not_ended_before(assignment, list(compress(records, begun)))
                 if fresh:

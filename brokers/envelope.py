@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import chain
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,10 +16,11 @@ from dramatiq.message import get_encoder
 
 from brokers import claims, records, signing
 from brokers.errors import TooLarge, UnknownKey, WrongSetting
+from brokers.received import header_names
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     import dramatiq
     from dramatiq.encoder import Encoder
@@ -36,8 +35,6 @@ RECORD_BYTES = 1_000_000
 
 #: The headers of a record with something around its message.
 AROUND = frozenset({claims.HEADER, signing.SIGNATURE, signing.KEY})
-
-_headers = attrgetter("headers")
 
 #: What Kafka adds to a record, and we to a delayed one, rounded up far.
 ROOM_BYTES = 48_588
@@ -66,7 +63,7 @@ class Envelope:
           TooLarge, WrongKey, WrongSetting, StoreAway: see `brokers.errors`.
         """
         self._sending_encoder()
-        record = records.encode(message, topic.name)
+        record = records.encode(message, topic.name, uniform=topic.uniform)
         limit = self._limit(topic)
         if len(record.value or b"") > limit // 2 and record.size > limit:
             record = self._claimed(message, record, topic, 0 if eta_ms is None else eta_ms / 1000 - time.time())
@@ -128,9 +125,9 @@ class Envelope:
         content = claims.fetched(claims.read_claim(header), self.claims)
         return claims.whole(record, content, self._reading_encoder())
 
-    def holds_bare(self, records: Iterable[Record]) -> bool:
+    def holds_bare(self, records: Sequence[Record]) -> bool:
         """Whether `open` gives each of *records* as it is, for certain."""
-        return self.signing is None and AROUND.isdisjoint(chain.from_iterable(map(_headers, records)))
+        return self.signing is None and AROUND.isdisjoint(header_names(records))
 
     def decode(self, record: Record, queue_name: str) -> dramatiq.Message[Any]:
         """The message of an opened record.  Raises `Undecodable`."""

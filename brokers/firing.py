@@ -13,7 +13,7 @@ from brokers import clients, codes
 from brokers.delays import now_ms, undeliverable
 from brokers.errors import Unreachable
 from brokers.producer import MESSAGE_BYTES
-from brokers.records import received
+from brokers.received import received
 from brokers.roster import Roster
 from brokers.schedule import Schedule
 

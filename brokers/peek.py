@@ -10,7 +10,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from brokers import clients, codes
 from brokers.clients import Health, base_config
 from brokers.errors import Unreachable
-from brokers.records import received
+from brokers.received import received
 from brokers.replies import reader_config
 
 

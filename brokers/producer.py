@@ -245,7 +245,7 @@ class Producer:
                 return
 
     def _unconfirmed(self, record: Outgoing) -> DeliveryUnknown:
-        message_id = record.headers.get("message_id", b"").decode(errors="replace")
+        message_id = (record.headers.get("message_id") or record.key or b"").decode(errors="replace")
         return DeliveryUnknown(
             f"no confirmation for {record.topic!r} from {self.servers} within {self._timeout_s:g} s"
             f"{self.health.why()}; message {message_id or '(without id)'} may or may not be in the log",

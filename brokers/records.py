@@ -7,8 +7,6 @@ log wants to know without decoding values.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain, repeat
-from operator import attrgetter, itemgetter, methodcaller
 from typing import TYPE_CHECKING, Any, Final
 
 import dramatiq
@@ -20,9 +18,6 @@ from brokers.errors import Undecodable, WrongKey
 
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from confluent_kafka import Message as KafkaMessage
     from dramatiq.encoder import Encoder
 
     _Headers = list[tuple[str, bytes | None]]  # the stub allows what only a sender may hand in
@@ -98,50 +93,8 @@ class Wire(msgspec.Struct, gc=False):
 read: Final = msgspec.json.Decoder(Wire).decode
 
 
-def received(message: KafkaMessage) -> Record:
-    """What confluent-kafka delivered, as a value of our own."""
-    [record] = all_received([message], (message.topic() or "", message.partition() or 0))
-    return record
-
-
-def all_received(messages: Sequence[KafkaMessage], place: tuple[str, int]) -> list[Record]:
-    """`received` of those of one topic and partition.
-
-    Step by step for all of them, in C: a loop takes twice as long.
-    """
-    headers: list[dict[str, Any]] = [dict(found) if found else {} for found in map(_headers_of, messages)]
-    if None in chain.from_iterable(map(dict.values, headers)):
-        headers = [{name: content or b"" for name, content in each.items()} for each in headers]
-    fields = (
-        repeat(place[0]),
-        repeat(place[1]),
-        map(_offset_of, messages),
-        map(itemgetter(1), map(_timestamp_of, messages)),
-        map(_key_of, messages),
-        map(_value_of, messages),
-    )
-    return list(map(Record, *fields, headers))
-
-
-_offset_of, _timestamp_of = methodcaller("offset"), methodcaller("timestamp")
-_key_of, _value_of, _headers_of = methodcaller("key"), methodcaller("value"), methodcaller("headers")
-
-
-def size_of_all(records: Sequence[Record]) -> int:
-    """Bytes of their keys and values."""
-    if len(records) == 1:
-        return records[0].size
-    try:
-        return sum(map(len, map(_key_in, records))) + sum(map(len, map(_value_in, records)))
-    except TypeError:  # some have none
-        return sum(record.size for record in records)
-
-
-_key_in, _value_in = attrgetter("key"), attrgetter("value")
-
-
-def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:
-    """The record that carries *message* on *topic*.
+def encode(message: dramatiq.Message[Any], topic: str, *, uniform: bool = False) -> Outgoing:
+    """The record that carries *message* on *topic*, which may be *uniform* (see `topics.TopicSpec`).
 
     The option ``key``, a text or a whole number, decides the partition; without it the message id does.
 
@@ -150,12 +103,13 @@ def encode(message: dramatiq.Message[Any], topic: str) -> Outgoing:
     """
     options = message.options
     message_id = _text(message.message_id)
-    headers = {
-        "message_id": message_id,
-        "actor": _text(message.actor_name),
-        "attempt": _text(str(int(options["retries"]) + 1)) if options.get("retries") else b"1",
-    }
     key = message_id if options.get("key") is None else _text(_key(message))
+    headers = {"message_id": message_id}
+    if not uniform:
+        headers["actor"] = _text(message.actor_name)
+        headers["attempt"] = _text(str(int(options["retries"]) + 1)) if options.get("retries") else b"1"
+    elif key is message_id:
+        headers = {}
     return Outgoing(topic, _encoded(message), key, headers)
 
 

@@ -21,7 +21,7 @@ from confluent_kafka import OFFSET_INVALID, KafkaException, TopicPartition
 from brokers import clients
 from brokers.clients import Health, base_config
 from brokers.errors import ConsumerStopped, Unreachable
-from brokers.records import received
+from brokers.received import received
 from brokers.waiter import Reread, Waiter, correlation_of
 
 

@@ -38,7 +38,8 @@ from brokers.dead_letters import dead_letter
 from brokers.errors import Unreachable, WrongSetting, WrongTopic
 from brokers.offsets import AckTracker
 from brokers.parallel import ParallelBuffer
-from brokers.records import Outgoing, received
+from brokers.received import received
+from brokers.records import Outgoing
 
 
 if TYPE_CHECKING:

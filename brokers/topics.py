@@ -84,6 +84,8 @@ class TopicSpec:
 
     *retention_s* is in seconds, negative for ever.  Without *replicas* there are three where there are three servers.
     *more*: further settings of Kafka's for the topic.
+    *uniform*: its messages are of one actor and keep their place, so that no header says whose they are, which attempt
+    it is, or an id that is the key.  To read headers takes as long as to read a short message.
     """
 
     name: str
@@ -94,6 +96,7 @@ class TopicSpec:
     replicas: int | None = None
     max_message_bytes: int | None = None
     more: tuple[tuple[str, str], ...] = ()
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         if not _name.fullmatch(self.name) or len(self.name) > NAME_LIMIT:

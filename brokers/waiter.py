@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import TopicPartition
 
 from brokers import clients
-from brokers.records import received
+from brokers.received import received
 
 
 if TYPE_CHECKING:

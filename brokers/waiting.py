@@ -18,7 +18,7 @@ from brokers.clients import Health, base_config
 from brokers.consumer import consumer_config
 from brokers.delays import entry_of, eta_in, now_ms
 from brokers.errors import Unreachable
-from brokers.records import received
+from brokers.received import received
 from brokers.roster import Periodic, Roster
 
 

@@ -88,7 +88,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.command_topic = TopicSpec(settings.topic(settings.command_topic), 1, FOR_EVER, exact=True)
+        self.command_topic = TopicSpec(settings.topic(settings.command_topic), 1, FOR_EVER, exact=True, uniform=True)
         self.request_topic = TopicSpec(settings.topic(settings.request_topic), QUERY_PARTITIONS, DAY_S)
         self.response_topic = TopicSpec(settings.topic(settings.response_topic), QUERY_PARTITIONS, DAY_S / 24)
         self.callers_topic = TopicSpec(settings.topic(settings.callers_topic), CALLER_PARTITIONS, DAY_S / 24)

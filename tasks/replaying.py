@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from brokers.clients import Consumer, Health, base_config, opened
 from brokers.errors import ReadLater, Unreachable
 from brokers.reader import read_message
-from brokers.records import received
+from brokers.received import received
 from replica.apply import Applier
 from replica.errors import Unavailable
 from tasks import skipping, wire

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, TopicPartition
 
-from brokers.records import received
+from brokers.received import received
 from tests.support import unique
 
 

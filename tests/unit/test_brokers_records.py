@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from brokers.dead_letters import REASON_CHARS, TRACEBACK_CHARS, bare, dead_letter
 from brokers.errors import Undecodable, WrongKey
-from brokers.records import Record, all_received, decode, encode, pinned, received, size_of_all
+from brokers.records import Record, decode, encode, pinned
 from brokers.topics import Queue, TopicSpec
 
 
@@ -23,43 +23,6 @@ json_values = st.recursive(
 )
 
 QUEUE = Queue("q", TopicSpec("p-q"), "g")
-
-
-class Delivered:
-    """A record as Kafka's client hands it over."""
-
-    def __init__(self, offset: int, key: bytes | None, value: bytes | None, headers: Any) -> None:
-        self._fields = {"topic": "t", "partition": 2, "offset": offset, "timestamp": (1, 1000 + offset)}
-        self._fields |= {"key": key, "value": value, "headers": headers}
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda: self._fields[name]
-
-
-contents = st.none() | st.binary(max_size=3)
-delivered = st.builds(
-    Delivered,
-    st.integers(0, 9),
-    contents,
-    contents,
-    st.none() | st.lists(st.tuples(st.sampled_from(["a", "b"]), contents), max_size=3),
-)
-
-
-@few
-@given(st.lists(delivered, max_size=4))
-def test_what_is_received_together_is_what_each_would_be(messages: list[Any]) -> None:
-    """Headers without content are empty, the last of a name counts, and sizes count what is there."""
-    records = all_received(messages, ("t", 2))
-    assert records == [
-        Record(
-            *("t", 2, each.offset(), each.timestamp()[1], each.key(), each.value()),
-            {name: content or b"" for name, content in each.headers() or ()},
-        )
-        for each in messages
-    ]
-    assert records == [received(each) for each in messages]
-    assert size_of_all(records) == sum(len(each.key() or b"") + len(each.value() or b"") for each in messages)
 
 
 def message(**changes: Any) -> dramatiq.Message[Any]:
@@ -150,6 +113,10 @@ def test_headers_tell_what_a_search_wants_to_know() -> None:
     """Message id, actor and attempt can be read without decoding values."""
     sent = message(options={"retries": 2})
     assert encode(sent, "t").headers == {"message_id": sent.message_id.encode(), "actor": b"a", "attempt": b"3"}
+    plain = encode(sent, "t", uniform=True)
+    assert (plain.key, plain.headers) == (sent.message_id.encode(), {})
+    with_key = encode(sent.copy(options={"key": "k"}), "t", uniform=True)
+    assert (with_key.key, with_key.headers) == (b"k", {"message_id": sent.message_id.encode()})
 
 
 @pytest.mark.parametrize(("key", "expected"), [("user-1", b"user-1"), (0, b"0"), ("", b""), (17, b"17")])

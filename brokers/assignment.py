@@ -297,8 +297,11 @@ class Buffer:
 
     # The readers' side.
 
-    def take(self, limit: int, timeout_s: float) -> Unit | None:
-        """The next unit, or none within *timeout_s*: *limit* units are out already, or the queue is paused."""
+    def take(self, limit: int, timeout_s: float, otherwise: Callable[[], bool] | None = None) -> Unit | None:
+        """The next unit, or none within *timeout_s*: *limit* units are out already, or the queue is paused.
+
+        None, too, as soon as *otherwise* says that its caller has something else; it is asked whenever a unit ends.
+        """
         deadline = None
         with self.lock:
             while self.stopped is None:
@@ -311,10 +314,10 @@ class Buffer:
                 now = time.monotonic()
                 deadline = now + timeout_s if deadline is None else deadline
                 left = deadline - now
-                if left <= 0:
+                if left <= 0 or (otherwise is not None and otherwise()):
                     break
                 # A quarter of the limit at once: to be woken for every single one costs more than taking it.
-                self._room_at = limit - max(limit // 4, 1) if full else limit
+                self._room_at = limit - max(limit // 4, 1) if full and otherwise is None else limit
                 self.changed.wait(min(left, self.due_in(now)))
         return None
 
@@ -354,6 +357,12 @@ class Buffer:
                 self._finished(unit)
             if len(self._out) <= self._room_at or not assignment.running:
                 self.changed.notify_all()
+
+    def finish_all(self, units: Sequence[Unit]) -> None:
+        """As `finish` of each; whoever waits is woken once."""
+        with self.lock:
+            for unit in units:
+                self.finish(unit)
 
     @staticmethod
     def _done(assignment: Assignment, records: Sequence[Record]) -> None:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from brokers.periodic import Schedule
     from brokers.reader import Reader
     from brokers.records import Outgoing
-    from brokers.topics import Compact, Decode, Ready, Refused, Start
+    from brokers.topics import Compact, Decode, KindOf, Ready, Refused, Start
     from brokers.waiting import Progress, Waiting
 
 #: Seconds within which Kafka has to confirm a send, unless the caller says otherwise.
@@ -181,6 +181,7 @@ class KafkaBroker(EmittingBroker):
         refused: Refused | None = None,
         share: bool = False,
         ready: Ready | None = None,
+        company: KindOf | None = None,
         repeatable: bool = False,
     ) -> None:
         """Declare a queue; again, with nothing or the same, changes nothing.
@@ -194,7 +195,7 @@ class KafkaBroker(EmittingBroker):
         if known is not None:
             given: dict[str, Any] = {"topic": topic, "group_id": group_id, "refused": refused, "ready": ready}
             given |= {"ordered": ordered or None, "share": share or None, "repeatable": repeatable or None}
-            given |= {"compact": compact, "least": least}
+            given |= {"compact": compact, "least": least, "company": company}
             agree(known, options | given)
             return
         if share:
@@ -204,6 +205,7 @@ class KafkaBroker(EmittingBroker):
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or (f"{self.group_id}.share" if share else self.group_id)
         options |= {"refused": refused, "ready": ready, "repeatable": repeatable, "compact": compact, "least": least}
+        options["company"] = company
         queue = Queue(queue_name, topic, group_id, ordered=ordered, share=share, **options)
         refuse_taken(queue, self.queues.values(), {self.control_topic.name, self.delayed_topic.name})
         self.emit_before("declare_queue", queue_name)

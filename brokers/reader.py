@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from brokers.parallel import ParallelBuffer
     from brokers.priorities import Levels
     from brokers.records import Outgoing, Record
-    from brokers.topics import Queue, Ready, TopicSpec
+    from brokers.topics import Queue, TopicSpec
 
     #: Puts a record on a topic and returns when Kafka has it.
     Park = Callable[[Outgoing, TopicSpec], object]
@@ -77,6 +77,7 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
         super().__init__(message)
         self.__dict__.update(message.__dict__)  # else each look at a field takes a failed one and two calls
         self.unit = unit
+        self.message = message  #: without what has become of it here
         #: Messages, with their delays in ms, that middleware has sent for this one (a retry, a callback) and Kafka did
         #: not confirm.
         self.owed: list[tuple[dramatiq.Message[Any], int | None]] = []
@@ -90,6 +91,17 @@ class KafkaMessageProxy(dramatiq.MessageProxy):
     def ordered(self) -> bool:
         """Whether it keeps its place until it succeeds."""
         return self.unit.assignment.buffer.queue.ordered
+
+    @property
+    def out(self) -> bool:
+        """Whether it has not ended."""
+        return self.unit.assignment.buffer.is_out(self.unit)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is done, and there is nothing more to it."""
+        wanting = (self.failed, self.recalled, self.owed, self.unstored, self.retry, self.send_error)
+        return not any(wanting)
 
     def begin(self) -> bool:
         """Work on it begins; false when it was recalled."""
@@ -181,7 +193,7 @@ class Reader(dramatiq.Consumer):
                 logger.warning("kafka_message_unreadable_now record=%s reason=%s", unit.records[0], exc)
             cast("ParallelBuffer | OrderedBuffer", unit.assignment.buffer).hold(unit, str(exc))
             return None
-        if self._queue.ready is not None and self._held_back(unit, message, self._queue.ready):
+        if self._held_back(unit, message):
             return None
         if unit.lane is not None:
             message.options.pop("eta", None)  # its place is its time: asleep, it would keep its key waiting
@@ -192,8 +204,9 @@ class Reader(dramatiq.Consumer):
             self._asleep = [one for one in self._asleep if one in one.assignment.running] + [unit]
         return KafkaMessageProxy(message, unit)
 
-    def _held_back(self, unit: Unit, message: dramatiq.Message[Any], ready: Ready) -> bool:
-        seconds = asked(ready, message)
+    def _held_back(self, unit: Unit, message: dramatiq.Message[Any]) -> bool:
+        ready = self._queue.ready
+        seconds = None if ready is None else asked(ready, message)
         return seconds is not None and cast("ParallelBuffer", unit.assignment.buffer).hold_back(unit, message, seconds)
 
     def _reject(self, unit: Unit, error: str, reason: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from brokers import priorities
 from brokers.batches import BatchReader
 from brokers.commits import Commits
+from brokers.companions import CompanyReader
 from brokers.consumer import GroupConsumer
 from brokers.forwarding import ForwardingBatchReader, ForwardingReader
 from brokers.membership import take_seat
@@ -91,6 +92,8 @@ class Reading:
         batches = queue.batch is not None and not queue.ordered
         if isinstance(commits, Transactions):
             return partial(ForwardingBatchReader if batches else ForwardingReader, end=commits.end)
+        if queue.company is not None:
+            return CompanyReader
         return BatchReader if batches else Reader
 
     def _consumer(self, group_id: str, queues: Iterable[Queue]) -> GroupConsumer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,10 @@ class Compact:
 #: read, with the queue's condition held: it has to answer from memory.
 Ready = Callable[["dramatiq.Message[Any]"], float | None]
 
+#: What a message has in common with those that it may be run with in one call; none where it has a call of its own.
+#: Called by the thread that reads.
+KindOf = Callable[["dramatiq.Message[Any]"], Hashable | None]
+
 #: Record, queue name and reason: the message that stands for a record which may not be read.
 Refused = Callable[["Record", str, str], "dramatiq.Message[Any]"]
 
@@ -133,6 +137,8 @@ class Queue:
     only some of them might refuse is held instead.  Without it such records are parked.
     *share*: read by a share group (see `share`), not by a consumer group.
     *ready*: what has to say of each message, once it is read, that it may be handed out; see `held_back`.
+    *company*: which messages are run in one call while they wait for each other; see `company`.  Their actors get a
+    `Batch` then, as those of batches do.
     *repeatable*: to run a message again does no harm, so Kafka is told less often which ones have ended.
     """
 
@@ -150,6 +156,7 @@ class Queue:
     refused: Refused | None = field(default=None, compare=False)
     share: bool = False
     ready: Ready | None = field(default=None, compare=False)
+    company: KindOf | None = field(default=None, compare=False)
     repeatable: bool = False
 
     def __post_init__(self) -> None:
@@ -167,7 +174,8 @@ class Queue:
             raise WrongTopic(f"queue {self.name!r}: only an ordered queue has a start of its own")
         if self.ready is not None and (self.ordered or self.share or self.batch is not None):
             raise WrongTopic(f"queue {self.name!r}: nothing is held back on ordered or shared queues, or of batches")
-
+        if self.company is not None and (self.ordered or self.share or self.batch or self.max_priority):
+            raise WrongTopic(f"queue {self.name!r}: messages go together on plain queues only")
         if self.max_priority is not None and (self.ordered or not 0 < self.max_priority <= MOST_LEVELS):
             raise WrongTopic(
                 f"queue {self.name!r}: max_priority is a number from 1 to {MOST_LEVELS}, and not for ordered queues"

@@ -18,20 +18,20 @@ from neo4j.exceptions import DriverError, Neo4jError, ResultError, TransactionEr
 
 from replica import compiling, guard, together, values
 from replica.errors import QueryRejected, QueryUnavailable, ValueNotEncodable
-from replica.joining import Joining
 from replica.marker import RESTORING
 from replica.outcomes import code_of, message_of
+from replica.patience import Patience
 from replica.rows import Rows, translated, unheard
 from replica.statement import Position
 from replica.summary import summary_of
-from replica.together import Asked, Kinds
+from replica.together import Kinds
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from replica.summary import Summary
-    from replica.together import Part, Shared
+    from replica.together import Asked, Part, Shared
 
 logger = logging.getLogger("replica.query")
 
@@ -89,6 +89,10 @@ class _Verdict:
     reason: str
 
 
+#: In place of a verdict: there is none.
+_UNREAD: Final = _Verdict("", "")
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A position, and when it was asked for, in monotonic seconds.
@@ -128,7 +132,7 @@ class Queries:
         self._verdicts: OrderedDict[str | bytes, _Verdict | None] = OrderedDict()
         self._lock = threading.Lock()
         self._kinds = Kinds()
-        self._joining = Joining(self._together, self._end_together)
+        self._patience = Patience(self._give_up)
 
     def run(
         self,
@@ -148,39 +152,17 @@ class Queries:
         Raises `QueryRejected` where the query is at fault and `QueryUnavailable` where the server is.
         """
         judged, given = self._refuse(text), dict(parameters or {})
-        limits = self._bounded(timeout_s), self._max_rows if max_rows is None else min(max_rows, self._max_rows)
+        limits = self._bounded(timeout_s), self._row_limit(max_rows)
         key = together.shared(text, given) if judged and known_s else None
-        if key is None or self._kinds.of(key) is None:
-            return self._alone(text, given, limits, known_s=known_s, tag=tag, judged=judged, key=key)
-        turn = self._joining.turn(key, Asked(given, limits[0], known_s, tag))
-        if turn.part is not None:
-            return Rows(turn.part, turn.part, turn.part.position, limits[1], self._max_bytes, self.position, unheard)
-        try:
-            return self._alone(text, given, limits, known_s=known_s, tag=tag, judged=judged, key=key)
-        finally:
-            if turn.leads:  # the first rows are here, and nearly always all of them
-                self._joining.leave(key)
-
-    def _alone(
-        self,
-        text: str,
-        parameters: dict[str, Any],
-        limits: tuple[float, int],
-        *,
-        known_s: float,
-        tag: str,
-        judged: bool,
-        key: Shared | None,
-    ) -> Rows:
         known = self._known_since(known_s)
         session = self._session(known)
         try:
             if not judged:
-                self._refuse_writes(session, text, parameters)
+                self._refuse_writes(session, text, given)
             position = self._read_position(session) if known is None else known.position
             query = neo4j.Query(text, metadata={TAG: tag}, timeout=limits[0])
-            result = session.run(query, parameters)
-            told = unheard if key is None else partial(self._learn, key, parameters)
+            result = session.run(query, given)
+            told = unheard if key is None else partial(self._learn, key, given)
             return Rows(session, result, position, limits[1], self._max_bytes, lambda: self._position(session), told)
         except (DriverError, Neo4jError, OSError) as error:
             session.close()
@@ -205,27 +187,53 @@ class Queries:
             apart = True
         self._kinds.keep_apart(key) if apart else self._kinds.learn(key, kind)
 
-    def _together(self, key: Shared, asked: Sequence[Asked]) -> Sequence[Part] | None:
-        """The answers to several queries; none where each has to be asked alone."""
+    def kind_of(self, text: str, parameters: Mapping[str, Any]) -> Shared | None:
+        """What a query has in common with those that it may go together with; from memory."""
+        key = together.shared(text, parameters)
+        if key is None or self._kinds.of(key) is None:
+            return None
+        with self._lock:
+            return key if self._verdicts.get(_key(text), _UNREAD) is None else None
+
+    def keep_apart(self, kind: Shared) -> None:
+        """Queries of that kind go alone for a while."""
+        self._kinds.keep_apart(kind)
+
+    def run_together(self, kind: Shared, asked: Sequence[Asked]) -> Sequence[Rows] | None:
+        """The rows of several queries of one kind, in order; none where each has to be run alone.
+
+        That is so, and for a while, where anything goes wrong, or takes long.
+        """
+        parts = self._parts(kind, asked)
+        if parts is None:
+            self.keep_apart(kind)
+            return None
+        limits = (self._row_limit(each.max_rows) for each in asked)
+        return [
+            Rows(part, part, part.position, most, self._max_bytes, self.position, unheard)
+            for part, most in zip(parts, limits, strict=True)
+        ]
+
+    def _parts(self, key: Shared, asked: Sequence[Asked]) -> Sequence[Part] | None:
         kind = self._kinds.of(key)
         if kind is None:
             return None
         known = self._known_since(min(each.known_s for each in asked))
         tags = " ".join(each.tag for each in asked)
-        query = neo4j.Query(kind.text, metadata={TAG: tags}, timeout=min(each.timeout_s for each in asked))
+        timeout_s = min(self._bounded(each.timeout_s) for each in asked)
+        query = neo4j.Query(kind.text, metadata={TAG: tags}, timeout=timeout_s)
         rows = [{**each.parameters, "__n": number} for number, each in enumerate(asked)]
         try:
-            with self._session(known) as session:
+            with self._patience.watched(asked[0].tag), self._session(known) as session:
                 position = self._read_position(session) if known is None else known.position
                 found = together.parted(session.run(query, {"__rows": rows}), len(asked), kind.columns, position)
         except Exception as error:  # noqa: BLE001 - whose fault it is shows when each is asked alone
             logger.info("queries_kept_apart text=%r reason=%s", key[0], error)
-            found = None
+            return None
         if found is None:
-            self._kinds.keep_apart(key)
             return None
         parts, told = found
-        return parts if self._kinds.heard_together(key, kind, len(asked), summary_of(told)) else None
+        return parts if self._kinds.heard_together(key, kind, len(asked), told) else None
 
     def read(
         self,
@@ -276,9 +284,9 @@ class Queries:
         except (DriverError, Neo4jError, OSError) as error:
             raise QueryUnavailable(code_of(error), message_of(error)) from error
 
-    def _end_together(self, asked: Asked) -> None:
-        with suppress(QueryUnavailable):  # then it hears of that alone
-            self.terminate(asked.tag)
+    def _give_up(self, tag: str) -> None:
+        with suppress(QueryUnavailable):  # then whoever waits for it hears of that, too
+            self.terminate(tag)
 
     def position(self) -> Position | None:
         """Where the graph is now; None where no log was applied to it.  Raises `QueryUnavailable`."""
@@ -290,6 +298,9 @@ class Queries:
 
     def _bounded(self, timeout_s: float | None) -> float:
         return min(timeout_s, self._timeout_s) if timeout_s else self._timeout_s  # 0 would mean for ever
+
+    def _row_limit(self, max_rows: int | None) -> int:
+        return self._max_rows if max_rows is None else min(max_rows, self._max_rows)
 
     def _session(self, known: _Known | None = None) -> neo4j.Session:
         return self._driver.session(

@@ -87,7 +87,8 @@ class Rows:
         Raises `QueryRejected` and `QueryUnavailable`: what is not read could still fail.
         """
         try:
-            summary = summary_of(self._result.consume())
+            told = self._result.consume()
+            summary = told if isinstance(told, Summary) else summary_of(told)
             self._told(self, summary)
             return summary
         except (DriverError, Neo4jError, OSError) as error:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from replica import cypher, plan
+from replica.summary import Summary, summary_of
 
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import neo4j
 
     from replica.statement import Position
-    from replica.summary import Summary
 
     #: A text, and the names and types of its parameters.
     Shared = tuple[str, Any]
@@ -46,10 +46,11 @@ _REMEMBERED: Final = 2048
 
 
 class Asked(NamedTuple):
-    """One query.  *known_s*, *tag*: as of `Queries.run`."""
+    """One query; all as of `Queries.run`."""
 
     parameters: Mapping[str, Any]
-    timeout_s: float
+    timeout_s: float | None
+    max_rows: int | None
     known_s: float
     tag: str
 
@@ -57,7 +58,7 @@ class Asked(NamedTuple):
 class Part:
     """What one query gets of an answer to several, with the face of a driver's result, and of its session."""
 
-    def __init__(self, columns: tuple[str, ...], told: neo4j.ResultSummary, position: Position | None) -> None:
+    def __init__(self, columns: tuple[str, ...], told: Summary, position: Position | None) -> None:
         self.rows: list[Sequence[Any]] = []
         self.position = position
         self._columns = columns
@@ -67,8 +68,8 @@ class Part:
         """As of a result."""
         return self._columns
 
-    def consume(self) -> neo4j.ResultSummary:
-        """As of a result."""
+    def consume(self) -> Summary:
+        """As of a result, and read already, once for all."""
         return self._told
 
     def __iter__(self) -> Iterator[Sequence[Any]]:
@@ -169,12 +170,12 @@ def joint(text: str, columns: Sequence[str]) -> str:
 
 def parted(
     result: neo4j.Result, number: int, columns: tuple[str, ...], position: Position | None
-) -> tuple[list[Part], neo4j.ResultSummary] | None:
+) -> tuple[list[Part], Summary] | None:
     """An answer to so many queries, taken apart; none where it has too many rows."""
     records = result.fetch(FEW_TOGETHER + 1)
     if len(records) > FEW_TOGETHER:
         return None
-    told = result.consume()
+    told = summary_of(result.consume())
     parts = [Part(columns, told, position) for _ in range(number)]
     for record in records:
         whose, *row = record

@@ -233,6 +233,7 @@ class App:
             group_id=self.settings.group(self.settings.query_group_id),
             decode=self._read_request,
             ready=self._ready,
+            company=self._answering.kind_of,
             repeatable=True,
         )
 

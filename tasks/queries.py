@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,12 @@ import dramatiq
 from dramatiq.middleware import CurrentMessage
 
 from brokers import expiry
+from brokers.batches import Batch, BatchFailed
+from brokers.companions import GoAlone
 from brokers.delays import now_ms
 from brokers.errors import Abort
 from replica.errors import QueryRejected, QueryUnavailable
+from replica.together import Asked
 from tasks import levels, wire
 from tasks import options as query_options
 from tasks.answers import Failure
@@ -26,14 +30,16 @@ from tasks.sessions import Session
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from brokers import KafkaBroker
     from brokers.claims import ClaimStore
     from brokers.replies import Replies
     from brokers.topics import TopicSpec
     from replica.query import Queries, Read
+    from replica.rows import Rows
     from replica.statement import Statement
+    from replica.together import Shared
     from settings import Settings
     from tasks.arguments import Arguments
     from tasks.freshness import Freshness
@@ -58,6 +64,9 @@ PASS_ON_AFTER_S = 0.25
 FOLLOWING = frozenset(
     {"pipe_target", "on_success", "on_failure", "group_completion_uuid", "group_completion_callbacks"}
 ) | {query_options.STORE}
+
+#: Options of a query that has to be run for itself.
+ALONE = FOLLOWING | {levels.OPTION}
 
 #: Seconds for which a position that was read is told to queries that ask for no level: some dozens of them share one
 #: round trip then, which takes the server as long as a small query does.
@@ -170,6 +179,10 @@ def _known_s(level: Level | None) -> float:
     return KNOWN_S if level is None else 0.0
 
 
+def _go_on() -> None:
+    """Of several queries that were answered at once none can be stopped any more."""
+
+
 def _with_deadline(options: dict[str, Any]) -> dict[str, Any]:
     """*options* as they travel: the deadline as a time of the wall clock, which `brokers.expiry` knows."""
     if query_options.DEADLINE not in options:
@@ -201,8 +214,19 @@ class Answering:
         self._queries = queries
         self._topic = topic
 
+    def kind_of(self, message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> Shared | None:
+        """What *message* has in common with those that it may be run with in one call: see `Queries.run_together`."""
+        options = message.options
+        alone = message.actor_name != wire.QUERY_ACTOR or options.get("reply_to") is None
+        if alone or not ALONE.isdisjoint(options):
+            return None
+        statement, *others = wire.statements_of(message.args, message.kwargs)
+        return None if others else self._queries().kind_of(statement.text, statement.parameters)
+
     def run_text(self, /, *args: Any, **kwargs: Any) -> Any:
         """The body of ``run_query``."""
+        if args and isinstance(args[0], Batch):
+            return self._run_together(args[0])
 
         def answer(reply: Reply, stop: Stop) -> Any:
             [statement] = wire.statements_of(args, kwargs)
@@ -240,11 +264,66 @@ class Answering:
                     with self._slots.taken(message.message_id):
                         return answer(reply, stop)
                 except Exception as exc:  # noqa: BLE001 - whoever asked is told
-                    return self._failed(reply, exc, stop)
+                    return self._failed(reply, exc, cancelled=stop.asked)
         except Abort:  # it came just before, or just after
             if not reply.ended:
                 reply.fail(Failure(CANCELLED, "somebody has cancelled it"))
             raise
+
+    def _run_together(self, messages: Batch) -> None:
+        """Answer several queries of one kind.
+
+        Nobody can cancel one of them: they end, one way or the other, before anybody could.
+
+        Raises:
+          GoAlone: each has to be run for itself.
+          BatchFailed: what could not be answered.
+        """
+        replies = [self.reply_to(message) for message in messages]
+        errors: dict[int, BaseException] = {}
+        for place, (reply, rows) in enumerate(zip(replies, self._asked_together(replies), strict=True)):
+            with self._charged(reply, place, errors):
+                reply.head(position=rows.position, level=None, columns=rows.columns)
+                reply.rows(rows, _go_on, seen=False, wait=False)
+        for place, reply in enumerate(replies):  # Kafka is waited for once, when all are on their way
+            if not reply.ended:
+                with self._charged(reply, place, errors):
+                    reply.confirm()
+        if errors:
+            raise BatchFailed(errors)
+
+    def _asked_together(self, replies: Sequence[Reply]) -> Sequence[Rows]:
+        """The rows for each, or `GoAlone`: what is wrong shows then, and with which of them."""
+        first = replies[0].message
+        kind = self.kind_of(first)
+        if kind is None:
+            raise GoAlone
+        try:
+            self._serving.refuse_unfit()
+            with self._slots.taken(first.message_id):
+                found = self._queries().run_together(kind, [self._asked(reply) for reply in replies])
+        except Exception as exc:
+            logger.info("queries_kept_apart reason=%r", exc)
+            self._queries().keep_apart(kind)
+            raise GoAlone from exc
+        if found is None:
+            raise GoAlone
+        return found
+
+    def _asked(self, reply: Reply) -> Asked:
+        [statement] = wire.statements_of(reply.message.args, reply.message.kwargs)
+        return Asked(statement.parameters, **reply.limits, known_s=KNOWN_S, tag=reply.run)
+
+    @contextmanager
+    def _charged(self, reply: Reply, place: int, errors: dict[int, BaseException]) -> Iterator[None]:
+        """What goes wrong within is told to whoever asked; where that cannot be, it is one of *errors*."""
+        try:
+            try:
+                yield
+            except Exception as exc:  # noqa: BLE001 - whoever asked is told
+                self._failed(reply, exc, cancelled=False)
+        except Exception as exc:  # noqa: BLE001 - the others still have to be answered
+            errors[place] = exc
 
     def _rows(self, reply: Reply, stop: Stop, statement: Statement, level: Level | None) -> Any:
         stop.check()
@@ -270,9 +349,9 @@ class Answering:
         if reply.kept and self._collected is None:
             raise QueryUnavailable(NO_STORE, "the answer is to be kept, and this worker has no REDIS_URL")
 
-    def _failed(self, reply: Reply, error: Exception, stop: Stop) -> None:
+    def _failed(self, reply: Reply, error: Exception, *, cancelled: bool) -> None:
         """Answer with the error, or pass the query on to another replica; never once a part of the answer is out."""
-        if stop.asked:
+        if cancelled:
             self._fail(reply, Failure(CANCELLED, f"somebody has cancelled it ({type(error).__name__}: {error})"))
             return
         if isinstance(error, QueryUnavailable) and reply.seq == 0 and self._pass_on(reply.message):

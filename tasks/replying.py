@@ -102,8 +102,8 @@ class Reply:
         wanted = None if level is None else level.wanted
         self._head = {"position": _offset(position), "level": wanted, "columns": columns}
 
-    def rows(self, rows: Rows | Whole, check: Callable[[], None], *, seen: bool) -> Any:
-        """Send *rows* and the end; they come back for a pipeline, and to nobody else.
+    def rows(self, rows: Rows | Whole, check: Callable[[], None], *, seen: bool, wait: bool = True) -> Any:
+        """Send *rows* and the end (see `end`); they come back for a pipeline, and to nobody else.
 
         *check* is called before each row, and may raise.
 
@@ -122,13 +122,16 @@ class Reply:
                     truncated=rows.truncated,
                     summary=summary,
                     seen=rows.seen() if seen else None,
+                    wait=wait,
                 )
             else:
                 self._send(end=False, rows=answers.together(chunk))
         return [dict(zip(rows.columns, row, strict=True)) for row in kept] if kept is not None else None
 
-    def end(self, *, summary: Summary | None = None, seen: Position | None = None, **fields: Any) -> None:
-        """Send the end, with whatever else it has, and wait until Kafka has all of the answer."""
+    def end(
+        self, *, summary: Summary | None = None, seen: Position | None = None, wait: bool = True, **fields: Any
+    ) -> None:
+        """Send the end, with whatever else it has, and wait until Kafka has all of the answer; or `confirm` later."""
         took_ms = round((time.perf_counter() - self._began) * 1000, 2)
         waited_ms = max(self._began_ms - self.message.message_timestamp, 0)
         told = summary or Summary()
@@ -145,6 +148,11 @@ class Reply:
             plan=told.plan,
         )
         self._send(end=True, summary=ending, seen=_offset(seen), **fields)
+        if wait:
+            self.confirm()
+
+    def confirm(self) -> None:
+        """Wait until Kafka has all of the answer."""
         self._pipeline.finish()
         self.ended = True
 

@@ -11,7 +11,7 @@ from neo4j.time import DateTime
 from replica import guard
 from replica.apply import Applier
 from replica.errors import QueryRejected
-from replica.joining import Joining
+from replica.patience import Patience
 from replica.query import Queries
 from replica.statement import Command, Position, Statement
 from replica.summary import Summary
@@ -23,6 +23,7 @@ from tests.support import wait_until
 if TYPE_CHECKING:
     from neo4j import Driver, Transaction
 
+    from replica.rows import Rows
     from replica.together import Shared
 
 
@@ -351,36 +352,30 @@ def learnt(queries: Queries, text: str, parameters: dict[str, Any], columns: tup
     return key
 
 
-def together(queries: Queries, text: str, given: list[dict[str, Any]]) -> list[Any]:
-    """What queries of one text get that wait while another one of it is on the server: rows, or the code of an error.
+def asked(parameters: dict[str, Any], tag: str = "tag") -> Asked:
+    """One query, as it goes together with others."""
+    return Asked(parameters, timeout_s=60.0, max_rows=None, known_s=60.0, tag=tag)
 
-    With how many of them the server was asked at once.
+
+def together(queries: Queries, text: str, given: list[dict[str, Any]]) -> tuple[list[Any], bool]:
+    """What queries of one text get alone, rows or the code of an error, and whether they go together.
+
+    Then each gets the same.
     """
 
-    def one(parameters: dict[str, Any]) -> Any:
+    def one(found: Rows) -> Any:
         try:
-            with queries.run(text, parameters, known_s=60, tag="tag") as found:
+            with found:
                 return found.columns, list(found), found.summary().query_type, found.position
         except QueryRejected as error:
             return error.code
 
-    alone = [one(parameters) for parameters in given]
+    alone = [one(queries.run(text, parameters, known_s=60)) for parameters in given]
     key = learnt(queries, text, given[0], next(found[0] for found in alone if isinstance(found, tuple)))
-    asked: list[int] = []
-
-    def ask(key: Shared, several: list[Asked]) -> Any:
-        asked.append(len(several))
-        return queries._together(key, several)
-
-    queries._joining = Joining(ask, queries._end_together, patience_s=60.0)
-    queries._joining.turn(key, Asked({}, 1.0, 1.0, ""))
-    with ThreadPoolExecutor(len(given)) as threads:
-        found = [threads.submit(one, parameters) for parameters in given]
-        wait_until(lambda: queries._joining.waiting(key) == len(given))
-        queries._joining.leave(key)
-        assert [future.result() for future in found] == alone
-    assert asked == [len(given)]
-    return alone
+    found = queries.run_together(key, [asked(parameters) for parameters in given])
+    if found is not None:
+        assert list(map(one, found)) == alone
+    return alone, found is not None
 
 
 @pytest.mark.parametrize(
@@ -401,14 +396,15 @@ def test_queries_that_go_together_get_what_they_would_have_got_alone(queries: Qu
     given = [{"name": name} for name in ("2024-02-29", "20240101") if "date" in text] or [
         {"name": name} for name in ("a", "b", "nobody", "a")
     ]
-    together(queries, text, given)
+    assert together(queries, text, given)[1]
 
 
 def test_of_queries_that_go_together_one_that_fails_spoils_none(queries: Queries) -> None:
     """Each is asked alone then, and from then on."""
     text = "RETURN 10 / $n AS x"
     assert rows(queries, text, n=5) == [[2]]
-    found = together(queries, text, [{"n": 1}, {"n": 0}, {"n": 2}])
+    found, went_together = together(queries, text, [{"n": 1}, {"n": 0}, {"n": 2}])
+    assert not went_together
     assert found[1] == "Neo.ClientError.Statement.ArithmeticError"
     assert [found[0][1], found[2][1]] == [[[10]], [[5]]]
     key = shared(text, {"n": 1})
@@ -444,9 +440,28 @@ def test_one_of_those_that_went_together_is_ended_by_its_own_tag(queries: Querie
     """The server knows all of them."""
     text = "UNWIND range(1, $n) AS a UNWIND range(1, $n) AS b WITH a WHERE a < 0 RETURN a AS a"
     key = learnt(queries, text, {"n": 1}, ("a",))
-    asked = [Asked({"n": 1_000_000}, 60.0, 60.0, tag) for tag in ("one", "two")]
+    queries._patience = Patience(print, patience_s=60.0)
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(queries._together, key, asked)
+        running = threads.submit(queries.run_together, key, [asked({"n": 1_000_000}, tag) for tag in ("one", "two")])
         wait_until(lambda: queries.terminate("two"))
         assert running.result(30.0) is None
-    assert queries._kinds.of(key) is None
+    assert queries.kind_of(text, {"n": 1}) is None
+
+
+def test_what_takes_long_together_is_ended_and_goes_alone(queries: Queries) -> None:
+    """Nobody waits for another one's slow query."""
+    text = "UNWIND range(1, $n) AS a UNWIND range(1, $n) AS b WITH a WHERE a < 0 RETURN a AS a"
+    assert rows(queries, text, n=1) == []
+    key = learnt(queries, text, {"n": 1}, ("a",))
+    assert queries.kind_of(text, {"n": 2}) == key
+    began = time.monotonic()
+    assert queries.run_together(key, [asked({"n": 1_000_000}), asked({"n": 1})]) is None
+    assert time.monotonic() - began < 20.0
+    assert queries.kind_of(text, {"n": 2}) is None
+
+
+def test_a_text_that_was_not_judged_goes_alone(queries: Queries) -> None:
+    """Whatever is known of it otherwise."""
+    text = "MATCH (u:User {name: $name}) RETURN u.age AS age"
+    learnt(queries, text, {"name": "a"}, ("age",))
+    assert queries.kind_of(text, {"name": "a"}) is None

@@ -213,6 +213,8 @@ class Producer:
     def _await(self, pending: Pending) -> None:
         """Wait for Kafka's answer as long as there can be one."""
         deadline = time.monotonic() + self.patience_s
+        if self._lead(pending, deadline) and pending.answered:  # mostly nobody else waits
+            return
         pending.will_wait()
         self._followers[pending] = None
         try:

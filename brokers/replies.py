@@ -141,8 +141,10 @@ class TopicReader:
                 logger.warning("kafka_reader_error code=%s text=%s", error.name(), error.str())
             else:
                 self._handler(received(message))
-            message = self._client.poll(0)
-        self._note_position()
+            # Caught up, it mostly was the only one: whoever waits for it should not have to wait for another look.
+            message = None if self._caught_up.is_set() else self._client.poll(0)
+        if not self._caught_up.is_set():
+            self._note_position()
 
     def _note_position(self) -> None:
         """Compare positions, not records: the last offsets of a log may be markers that are never delivered."""

@@ -162,22 +162,27 @@ def _shared(text: str, names: tuple[str, ...], kinds: tuple[type, ...]) -> Share
 
 
 def joint(text: str, columns: Sequence[str]) -> str:
-    """*text* for each of `$__rows`, and before its columns whose they are."""
+    """*text* for each of `$__rows`: one list of all rows, each with whose it is before its columns.
+
+    A list, since each record takes the driver two calls of the system, whatever is in it.
+    """
     inner = cypher.body(cypher.parameters_to_row(text, "__row"))
     named = ", ".join("`" + column.replace("`", "``") + "`" for column in columns)
-    return f"UNWIND $__rows AS __row CALL (__row) {{\n{inner}}} RETURN __row.__n AS __n, {named}"
+    return (
+        f"UNWIND $__rows AS __row CALL (__row) {{\n{inner}}} WITH __row.__n AS __n, {named} LIMIT {FEW_TOGETHER + 1}"
+        f" RETURN collect([__n, {named}]) AS __found"
+    )
 
 
 def parted(
     result: neo4j.Result, number: int, columns: tuple[str, ...], position: Position | None
 ) -> tuple[list[Part], Summary] | None:
     """An answer to so many queries, taken apart; none where it has too many rows."""
-    records = result.fetch(FEW_TOGETHER + 1)
-    if len(records) > FEW_TOGETHER:
+    [[found]] = result
+    if len(found) > FEW_TOGETHER:
         return None
     told = summary_of(result.consume())
     parts = [Part(columns, told, position) for _ in range(number)]
-    for record in records:
-        whose, *row = record
+    for whose, *row in found:
         parts[whose].rows.append(row)
     return parts, told

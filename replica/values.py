@@ -97,6 +97,8 @@ def encode(value: Any, path: str = "value") -> Any:
 
     Raises `ValueNotEncodable`, whose message begins with *path* and the way from there to the culprit.
     """
+    if type(value) is int and -SAFE_INTEGER <= value <= SAFE_INTEGER:
+        return value
     return _encode(value, path, 0)
 
 
@@ -280,6 +282,10 @@ _ENCODERS: Final[tuple[tuple[tuple[type, ...], Callable[[Any, str, int], Any]], 
 )
 
 
+#: What typed JSON and Python have in common.
+_SAME: Final = frozenset({str, int, float, bool, type(None)})
+
+
 @lru_cache(maxsize=256)  # the driver makes a class for each relationship type
 def _find_encoder(kind: type) -> Callable[[Any, str, int], Any] | None:
     return next((encoder for kinds, encoder in _ENCODERS if issubclass(kind, kinds)), None)
@@ -289,6 +295,8 @@ def _decode(value: Any, path: str, depth: int) -> Any:
     if depth > 2 * _MAX_DEPTH:
         raise ValueNotDecodable(f"{path}: nested deeper than {2 * _MAX_DEPTH}")
     if isinstance(value, list):
+        if _SAME.issuperset(map(type, value)):
+            return value.copy()
         return [_decode(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
     if not isinstance(value, dict):
         return value

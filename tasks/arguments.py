@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from tasks.kinds import Kind
 
+#: Ways to call a function that are remembered, where its arguments may be anything.
+REMEMBERED = 100
+
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 60  # characters
 
@@ -51,6 +54,8 @@ class Arguments:
             raise AnnotationRefused(f"{self._name}: a query function returns its value: no `async def`, and no `yield`")
         self._parameters = {parameter.name: parameter for parameter in others}
         self._kinds = {parameter.name: self._kind(function, parameter) for parameter in others}
+        self._takes_anything = all(kind is ANYTHING for kind in self._kinds.values())
+        self._fitting: set[tuple[int, frozenset[str]]] = set()  # how many arguments, and which names, fit
         self._signature = inspect.Signature(
             [parameter.replace(annotation=inspect.Parameter.empty) for parameter in others]
         )
@@ -63,11 +68,16 @@ class Arguments:
         Raises:
           ArgumentRefused: names the argument, what was given and what is wanted.
         """
+        shape = len(args), frozenset(kwargs)
+        if whole and shape in self._fitting:
+            return args, dict(kwargs)
         bind = self._signature.bind if whole else self._signature.bind_partial
         try:
             bound = bind(*args, **kwargs)
         except TypeError as exc:
             raise ArgumentRefused(f"{self._name}: {exc}; it takes ({', '.join(self._described())})") from exc
+        if whole and self._takes_anything and len(self._fitting) < REMEMBERED:
+            self._fitting.add(shape)
         for name, value in bound.arguments.items():
             bound.arguments[name] = self._each(name, value)
         return bound.args, bound.kwargs

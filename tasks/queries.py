@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -128,9 +129,11 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         """
         if delay is not None:
             raise OptionUnknown("a query cannot be delayed: somebody waits for it")
-        asked = self._kept(query_options.of_call(self.declared, options))
+        asked: dict[str, Any] = {}
+        if options or self.declared:  # mostly there is nothing to look at
+            asked = self._kept(query_options.of_call(self.declared, options))
         self.arguments.converted(args, kwargs or {})
-        message = self._made(args, kwargs, self.asking.sent_now(_with_deadline(asked)))
+        message = self._made(args, kwargs, self.asking.sent_now(_with_deadline(asked)) if asked else {})
         waiter = self.replies.expect(message.message_id)
         message.options["reply_to"] = self.reply_topic.name
         message.options["reply_partition"] = waiter.partition
@@ -171,7 +174,25 @@ class QueryActor(dramatiq.Actor[Any, Any]):
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, options: dict[str, Any]
     ) -> dramatiq.Message[Any]:
         encoded = tuple(wire.encode_argument(index, value) for index, value in enumerate(args))
-        return super().message_with_options(args=encoded, kwargs=wire.encode_parameters(kwargs or {}), **options)
+        return _message(self.queue_name, self.actor_name, encoded, wire.encode_parameters(kwargs or {}), options)
+
+
+def _message(
+    queue_name: str, actor_name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
+) -> dramatiq.Message[Any]:
+    """A new message, as Dramatiq makes it, in a third of the time; see `records.decode`."""
+    digits = os.urandom(16).hex()
+    made: dramatiq.Message[Any] = object.__new__(dramatiq.Message)
+    made.__dict__.update(
+        queue_name=queue_name,
+        actor_name=actor_name,
+        args=args,
+        kwargs=kwargs,
+        options=options,
+        message_id=f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}",  # a random UUID
+        message_timestamp=now_ms(),
+    )
+    return made
 
 
 def _known_s(level: Level | None) -> float:
@@ -220,8 +241,8 @@ class Answering:
         alone = message.actor_name != wire.QUERY_ACTOR or options.get("reply_to") is None
         if alone or not ALONE.isdisjoint(options):
             return None
-        statement, *others = wire.statements_of(message.args, message.kwargs)
-        return None if others else self._queries().kind_of(statement.text, statement.parameters)
+        statement = wire.statement_of(message)
+        return None if statement is None else self._queries().kind_of(statement.text, statement.parameters)
 
     def run_text(self, /, *args: Any, **kwargs: Any) -> Any:
         """The body of ``run_query``."""
@@ -311,7 +332,9 @@ class Answering:
         return found
 
     def _asked(self, reply: Reply) -> Asked:
-        [statement] = wire.statements_of(reply.message.args, reply.message.kwargs)
+        statement = wire.statement_of(reply.message)
+        if statement is None:
+            raise GoAlone
         return Asked(statement.parameters, **reply.limits, known_s=KNOWN_S, tag=reply.run)
 
     @contextmanager

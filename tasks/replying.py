@@ -6,9 +6,10 @@ costs a round trip.  The end is confirmed, and with it all before.
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -58,13 +59,13 @@ class Reply:
     ) -> None:
         self._collected = collected
         self.message = message
-        self.run = uuid.uuid4().hex[:12]
+        self.run = os.urandom(6).hex()
         self.seq = 0
         self.ended = False
         self._broker = broker
         self._replica = replica
         wanted = message.options.get("reply_to")
-        self._topic = topic if wanted in {None, topic.name} else replace(topic, name=wanted)
+        self._topic = topic if wanted is None or wanted == topic.name else _named(topic, wanted)
         self._silent = wanted is None
         self._plain = "with_key" in message.options
         self._id = str(message.options.get("with_key") or message.message_id)
@@ -198,6 +199,12 @@ class Reply:
         wanted = self.message.options.get("reply_partition")
         partitions = self._broker.topics.ensure(self._topic)
         return wanted if isinstance(wanted, int) and 0 <= wanted < partitions else None
+
+
+@lru_cache(maxsize=100)
+def _named(topic: TopicSpec, name: str) -> TopicSpec:
+    """As *topic*, with another name: the same object each time, which is known at a look."""
+    return replace(topic, name=name)
 
 
 def _checked(rows: Iterable[list[Any]], check: Callable[[], None], kept: list[list[Any]] | None) -> Iterator[list[Any]]:

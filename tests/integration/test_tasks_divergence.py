@@ -103,7 +103,7 @@ def test_verify_says_same_only_when_all_have_answered(replicas: Replicas) -> Non
     assert told["offset"] > 0
 
     replicas.stop(2)
-    code, told = verify(replicas, "--timeout", "1")
+    code, told = verify(replicas, "--timeout", "5")
     replicas.start(2)
     assert (code, told["verdict"]) == (3, "unverified"), told
     assert [row["replica"] for row in told["replicas"] if row["problem"]] == [names(replicas)[1]]

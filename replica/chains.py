@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from replica import cypher, plan
+from replica import cypher, plan, remembering
+from replica.remembering import remembered
 
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def cut(
     length = 0
     for item in items:
         fits = not isinstance(item, plan.Group) and item.offset not in apart and _is_fit(item)
-        if chain and (not fits or len(chain) == LONGEST or length > plan.REPEATED_LENGTH or _is_end(_text(chain[-1]))):
+        if chain and (not fits or len(chain) == LONGEST or length > remembering.LENGTH or _is_end(_text(chain[-1]))):
             yield tuple(chain)
             chain, length = [], 0
         if isinstance(item, plan.Group):
@@ -106,14 +107,14 @@ def cut(
 
 
 def _is_fit(command: Command) -> bool:
-    return plan.group_key(command) is not None and len(_text(command)) <= plan.REPEATED_LENGTH
+    return plan.group_key(command) is not None and len(_text(command)) <= remembering.LENGTH
 
 
 def _text(command: Command) -> str:
     return command.statements[0].text
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def _is_end(text: str) -> bool:
     return zlib.crc32(text.encode(errors="replace")) % EVERY == 0
 
@@ -122,7 +123,7 @@ def _name(place: int, number: int) -> str:
     return f"__{place}_{number}"
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def _names(text: str) -> tuple[str, ...]:
     return tuple(sorted(cypher.parameter_names(text)))
 

@@ -9,12 +9,12 @@ All rows are looked at, in whatever order they come, so that the order is no par
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from replica import cypher
 from replica.outcomes import MESSAGE_LIMIT
 from replica.reading import Reading
+from replica.remembering import remembered
 from replica.statement import Outcome
 
 
@@ -30,25 +30,14 @@ UNCLEAR: Final = "Replica.ConditionUnclear"
 #: What a server says of a text that writes nothing.
 READS: Final = "r"
 
-#: Characters; longer texts are hardly ever repeated and would fill the memory.
-_CACHED_LENGTH: Final = 16_384
-
 
 class ConditionWrote(Exception):
     """The server says that a condition is no query, though its text was read as one; the transaction is rolled back."""
 
 
+@remembered
 def refusal(text: str) -> str | None:
     """Why *text* must not run as a condition, or None: it has to read, and nothing else.  The same on every replica."""
-    return _cached(text) if len(text) <= _CACHED_LENGTH else _refusal(text)
-
-
-@lru_cache(maxsize=4096)
-def _cached(text: str) -> str | None:
-    return _refusal(text)
-
-
-def _refusal(text: str) -> str | None:
     forms = dict.fromkeys((text, cypher.unescape(text)) if cypher.has_unicode_escape(text) else (text,))
     return next((reason for form in forms if (reason := _form_refusal(form))), None)
 

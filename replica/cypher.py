@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
+
+from replica.remembering import remembered
 
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-#: Characters; longer texts are hardly ever repeated and would fill the memory.
-_CACHED_LENGTH: Final = 16_384
 _PAIRS: Final = {")": "(", "]": "[", "}": "{"}
 _OPERATORS: Final = frozenset([*"+-*/%^", "AND", "OR", "XOR", "NOT"])
 _CHAIN_ENDS: Final = frozenset([",", "|", ";", "SET", "MATCH", "MERGE", "CREATE", "WITH", "RETURN", "UNWIND", "DELETE"])
@@ -148,17 +147,9 @@ def is_balanced(found: Sequence[Token]) -> bool:
     return not stack
 
 
+@remembered
 def body(text: str) -> str:
     """*text* without trailing semicolons, and with a line break after it in case it ends in a // comment."""
-    return _cached_body(text) if len(text) <= _CACHED_LENGTH else _body(text)
-
-
-@lru_cache(maxsize=4096)
-def _cached_body(text: str) -> str:
-    return _body(text)
-
-
-def _body(text: str) -> str:
     pieces = list(tokens(text))
     last = len(pieces)
     for index in range(len(pieces) - 1, -1, -1):
@@ -329,11 +320,6 @@ def _only_relationships(found: Sequence[Token], start: int) -> bool:
     return bool(items) and all(item in bound and item not in other for item in items)
 
 
-@lru_cache(maxsize=4096)
-def _cached(text: str) -> Text:
-    return _analyse(text)
-
-
 @dataclass(frozen=True, slots=True)
 class Text:
     """What the applier asks about a text, found once."""
@@ -349,12 +335,9 @@ class Text:
     own_transactions: bool
 
 
+@remembered
 def analyse(text: str) -> Text:
     """Everything above about *text*; repeated texts cost a look-up."""
-    return _cached(text) if len(text) <= _CACHED_LENGTH else _analyse(text)
-
-
-def _analyse(text: str) -> Text:
     from replica.footprint import sees_any_node  # noqa: PLC0415 - it reads tokens, so the import would be a circle
 
     called = procedures(text)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
@@ -21,6 +20,7 @@ from replica import cypher, temporal
 from replica.clocks import HIDDEN_CLOCK, Finding
 from replica.errors import NotDeterministic
 from replica.judging import Judgement, judge
+from replica.remembering import remembered
 from replica.rules import RULES, Rule, Verdict
 
 
@@ -34,8 +34,6 @@ _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
 #: Values nested deeper than this have no place in a log anyway.
 _MAX_DEPTH: Final = 100
-#: Characters; longer texts are hardly ever repeated and would fill the memory.
-_CACHED_LENGTH: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +94,7 @@ def findings(statement: Statement, *, condition: bool = False) -> tuple[Finding,
 
 
 def _judgement(statement: Statement, *, condition: bool) -> Judgement:
-    look_up = _cached if len(statement.text) <= _CACHED_LENGTH else judge
-    return look_up(statement.text, idempotent=statement.idempotent, condition=condition)
+    return _judge(statement.text, idempotent=statement.idempotent, condition=condition)
 
 
 def _judged(statement: Statement, *, condition: bool) -> Judgement:
@@ -111,9 +108,7 @@ def _judged(statement: Statement, *, condition: bool) -> Judgement:
     return judgement
 
 
-@lru_cache(maxsize=4096)
-def _cached(text: str, *, idempotent: bool, condition: bool) -> Judgement:
-    return judge(text, idempotent=idempotent, condition=condition)
+_judge = remembered(judge)
 
 
 def _error(rule: str, what: str) -> NotDeterministic:

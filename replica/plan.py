@@ -8,8 +8,9 @@ from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from replica import conditions, cypher, marker, values
+from replica import conditions, cypher, marker, remembering, values
 from replica.digest import INTERVAL
+from replica.remembering import remembered
 from replica.statement import Outcome
 
 
@@ -230,7 +231,7 @@ def group_key(command: Command) -> tuple[str, Any] | None:
     statement = command.statements[0]
     parameters = statement.parameters
     kinds = tuple(map(type, parameters.values()))
-    if len(statement.text) <= REPEATED_LENGTH and SCALARS.issuperset(kinds):
+    if len(statement.text) <= remembering.LENGTH and SCALARS.issuperset(kinds):
         return key_of_scalars(statement.text, tuple(parameters), kinds)
     return (statement.text, types(statement)) if _groupable(statement.text, parameters.keys()) else None
 
@@ -238,10 +239,6 @@ def group_key(command: Command) -> tuple[str, Any] | None:
 def _groupable(text: str, names: AbstractSet[str]) -> bool:
     found = cypher.analyse(text)
     return found.wrappable and not found.alone and bool(found.parameters) and found.parameters <= names
-
-
-#: Characters; longer texts are hardly ever repeated and would fill the memory.
-REPEATED_LENGTH: Final = 16_384
 
 
 @lru_cache(maxsize=4096)
@@ -289,16 +286,8 @@ def columns(text: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"__columns": [[row[name] for row in rows] for name in _turned(text)[1]]}
 
 
+@remembered
 def _turned(text: str) -> tuple[str, Sequence[str]]:
-    return _cached(text) if len(text) <= REPEATED_LENGTH else _by_columns(text)
-
-
-@lru_cache(maxsize=4096)
-def _cached(text: str) -> tuple[str, Sequence[str]]:
-    return _by_columns(text)
-
-
-def _by_columns(text: str) -> tuple[str, Sequence[str]]:
     names = sorted(cypher.parameter_names(text))
     inner = cypher.body(cypher.parameters_to_columns(text, "__columns", names, "__row"))
     return (

@@ -10,7 +10,7 @@ from functools import lru_cache
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
-from replica import plan
+from replica import plan, remembering
 from replica.determinism import is_plain
 from replica.statement import Command, Shape, Statement
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def shape_of(text: str, parameters: Mapping[str, Any]) -> Shape | None:
     """That of a command of this one statement; None where more of it has to be looked at."""
     kinds = tuple(map(type, parameters.values()))
-    if len(text) > plan.REPEATED_LENGTH or not plan.SCALARS.issuperset(kinds):
+    if len(text) > remembering.LENGTH or not plan.SCALARS.issuperset(kinds):
         return None
     return _shape_of(text, tuple(parameters), kinds)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from replica import cypher, plan
+from replica import cypher, plan, remembering
 from replica.summary import Summary, summary_of
 
 
@@ -148,7 +148,7 @@ def _bound(known: OrderedDict[Shared, Any]) -> None:
 def shared(text: str, parameters: Mapping[str, Any]) -> Shared | None:
     """What a query has in common with those that it could go together with; none where it goes alone in any case."""
     kinds = tuple(map(type, parameters.values()))
-    if len(text) > plan.REPEATED_LENGTH or not plan.SCALARS.issuperset(kinds):
+    if len(text) > remembering.LENGTH or not plan.SCALARS.issuperset(kinds):
         return None
     return _shared(text, tuple(parameters), kinds)
 

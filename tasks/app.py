@@ -42,6 +42,7 @@ from tasks.levels import Asking
 from tasks.log import CommandLog
 from tasks.lookout import Lookout
 from tasks.opinions import SecondOpinion
+from tasks.plain import plain_commands
 from tasks.queries import Answering, QueryActor
 from tasks.registry import Registry
 from tasks.serving import Behind, Serving, ServingQueries, client_id, held, others_of, untrusted
@@ -224,7 +225,7 @@ class App:
             least=self.settings.apply_batch,
             start=lambda *place: self._applying.get().start(*place),
             decode=wire.read_command,
-            compact=Compact(wire.COMMAND_ACTOR, wire.plain_commands),
+            compact=Compact(wire.COMMAND_ACTOR, plain_commands),
             refused=wire.refused_command,
         )
         self.broker.declare_queue(

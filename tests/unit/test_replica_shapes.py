@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brokers.records import Record
-from replica import plan
+from replica import plan, remembering
 from replica.shapes import shape_of
 from tasks import wire
+from tasks.plain import plain_commands
 
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def same(short: Command, long: Command) -> bool:
 def test_the_short_way_says_what_the_long_one_does(args: Any, kwargs: Any, options: Any, actor: str) -> None:
     """Or nothing."""
     value = written(args, kwargs, options, actor)
-    [short] = wire.plain_commands([record(value)])
+    [short] = plain_commands([record(value)])
     assert short is None or same(short, long_way(value))
 
 
@@ -114,8 +115,8 @@ def test_the_short_way_says_what_the_long_one_does(args: Any, kwargs: Any, optio
 def test_many_are_read_as_each_alone(contents: list[bytes | None]) -> None:
     """Equal ones and others, plain ones and others, in any order."""
     found = [msgspec.structs.replace(record(value), offset=7 + place) for place, value in enumerate(contents)]
-    alone = [command for one in found for command in wire.plain_commands([one])]
-    together = wire.plain_commands(found)
+    alone = [command for one in found for command in plain_commands([one])]
+    together = plain_commands(found)
     assert together == alone
     assert [one and one.shape for one in together] == [one and one.shape for one in alone]
 
@@ -138,14 +139,14 @@ def test_many_are_read_as_each_alone(contents: list[bytes | None]) -> None:
 )
 def test_what_is_written_otherwise(value: bytes | None) -> None:
     """A body of another client, nonsense, and escapes: the same, or nothing."""
-    [short] = wire.plain_commands([record(value)])
+    [short] = plain_commands([record(value)])
     assert short is None or same(short, long_way(value))
 
 
 @pytest.mark.parametrize("options", [{}, {"command": "follow"}, {"key": "k"}])
 def test_most_commands_are_plain(options: dict[str, Any]) -> None:
     """Else all this would be for nothing; also those of a command function, and with a key."""
-    [short] = wire.plain_commands([record(written(kwargs={"id": 1, "name": "x"}, options=options))])
+    [short] = plain_commands([record(written(kwargs={"id": 1, "name": "x"}, options=options))])
     assert short is not None
     assert short.weight > len(PLAIN)
 
@@ -159,7 +160,7 @@ def test_most_commands_are_plain(options: dict[str, Any]) -> None:
         ("CREATE (:User {at: datetime()})", {}),
         ("MATCH (u {id: $id}) DELETE u", {"id": 1}),
         ("CREATE INDEX users FOR (u:User) ON (u.id)", {}),
-        ("RETURN $id // " + "x" * plan.REPEATED_LENGTH, {"id": 1}),
+        ("RETURN $id // " + "x" * remembering.LENGTH, {"id": 1}),
     ],
 )
 def test_what_needs_a_look_is_not_plain(text: str, given: dict[str, Any]) -> None:

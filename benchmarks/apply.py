@@ -48,7 +48,7 @@ SHARES = {"equal": 1.0, "merge": 0.5, "mixed": 0.05, "distinct": 0.01}
 #: Texts that alternate.
 TEXTS = 50
 #: Commands that are waited for one by one.
-SINGLE = 200
+SINGLE = 500
 #: The part of a run that is over before it is measured: a worker and a server are slow in the beginning.
 WARM = 0.1
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 #: So many that a run lasts for seconds: a worker that has just begun does not know yet how large its batches may be.
 COMMANDS = 200_000
 #: Commands of each kind, as a share of all: texts that Neo4j has to plan take it a hundred times as long.
-SHARES = {"equal": 1.0, "merge": 0.5, "mixed": 0.05, "distinct": 0.01}
+SHARES = {"equal": 1.0, "merge": 0.5, "mixed": 0.05, "distinct": 0.02}
 #: Texts that alternate.
 TEXTS = 50
 #: Commands that are waited for one by one.

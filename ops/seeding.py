@@ -16,7 +16,7 @@ Begun again after a kill, it begins with the first step.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -310,29 +310,35 @@ class _Seeding:
             self._show(Step("verify", "there is no other replica", finished=True))
             return (), None
         found = {name: self._compare(one) for name, one in self._registrations().items() if name != self._name}
-        mine = {pair[0] for pair in found.values() if pair is not None}
-        if not mine:
+        pairs = {name: pair for name, pair in found.items() if not isinstance(pair, str)}
+        if not pairs:
+            reasons = "; ".join(f"{name} {reason}" for name, reason in found.items())
             raise NotAReplica(
-                f"{self._name} has caught up, and its graph could not be compared with any other: none was at the same"
-                " command while both were read. It stays quarantined; repair it when the others' workers run"
+                f"{self._name} has caught up, and its graph could not be compared with any other: {reasons}. It stays"
+                " quarantined; repair it when another one can be read with NEO4J_USER and NEO4J_PASS, and its worker"
+                " runs"
             )
-        differ = [name for name, pair in found.items() if pair is not None and pair[0] != pair[1]]
+        differ = [name for name, pair in pairs.items() if pair[0] != pair[1]]
         if differ:
             raise NotAReplica(f"{self._name} has caught up, and its graph is not that of {', '.join(sorted(differ))}")
-        return tuple(sorted(name for name, pair in found.items() if pair is not None)), mine.pop()
+        return tuple(sorted(pairs)), next(iter(pairs.values()))[0]
 
-    def _compare(self, other: Registration) -> tuple[str, str] | None:
-        """Both checksums at one position; none where they did not meet."""
+    def _compare(self, other: Registration) -> tuple[str, str] | str:
+        """Both checksums at one position, or why there are none."""
+        reason = ""
         self._show(Step("verify", f"compared with {other.replica}"))
         user, password = self._settings.neo4j_user, self._settings.neo4j_password
         with connect(other.neo4j_uri, user, password) as driver:
             for _ in range(MEETINGS):
-                with suppress(QueryUnavailable):
+                try:
                     mine, theirs = (checksum(one, self._settings.neo4j_database) for one in (self._driver, driver))
                     if mine.position == theirs.position:
                         return mine.digest, theirs.digest
+                    reason = "was not at the same command while both were read"
+                except QueryUnavailable as exc:
+                    reason = f"could not be read at {other.neo4j_uri}: {exc}".rstrip(".")
                 time.sleep(POLL_S)
-        return None
+        return reason
 
     def _teller(self, name: str) -> Tell:
         return snapshots.teller(name, self._show)

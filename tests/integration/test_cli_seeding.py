@@ -9,7 +9,7 @@ import pytest
 
 from replica.driver import connect
 from tests.replicas import Replicas, replicas_of, value
-from tests.support import wait_until
+from tests.support import empty, wait_until
 
 
 if TYPE_CHECKING:
@@ -115,3 +115,23 @@ def test_a_wrong_replica_is_made_anew_though_nobody_writes(replicas: Replicas) -
     assert json.loads(result.stdout)["equals"] == [replicas.name(1)]
     assert value(server, COUNT) == value(replicas.servers[0], COUNT)
     replicas.app().run_command.send("CREATE (:N {id: 103})").wait(applied="all", timeout=60)
+
+
+def test_a_graph_that_can_be_compared_with_no_other_says_why(replicas: Replicas) -> None:
+    """The other server does not know the user; the new replica stays in quarantine until it can be compared."""
+    third, name = replicas.servers[2], replicas.name(3)
+    with connect(third.uri, third.user, third.password) as driver:
+        empty(driver)
+        driver.execute_query(
+            "CREATE USER other SET PASSWORD $password CHANGE NOT REQUIRED", password=third.password, database_="system"
+        )
+        try:
+            result = replicas.neo4j_kafka(
+                *("replica", "add", "--neo4j-uri", third.uri, "--neo4j-user", "other", "--name", name)
+            )
+            assert (result.exit_code, f"{replicas.name(1)} could not be read at" in result.stderr) == (4, True), result
+            assert state(replicas, 3) == "quarantined"
+        finally:
+            driver.execute_query("DROP USER other", database_="system")
+            empty(driver)
+    assert replicas.neo4j_kafka("replica", "remove", name).exit_code == 0

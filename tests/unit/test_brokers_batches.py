@@ -21,6 +21,7 @@ from brokers.keyed import KeyedBuffer
 from brokers.offsets import AckTracker
 from brokers.records import Outgoing, Record, encode
 from brokers.topics import Queue, TopicSpec
+from tests.readers import work
 
 
 if TYPE_CHECKING:
@@ -222,15 +223,7 @@ class Bench:
 
     def work(self, batch: BatchProxy) -> None:
         """As Dramatiq's worker thread does."""
-        try:
-            self.broker.emit_before("process_message", batch)
-            result = self.broker.get_actor("a")(*batch.args, **batch.kwargs)
-            self.broker.emit_after("process_message", batch, result=result)
-        except SkipMessage:
-            self.broker.emit_after("skip_message", batch)
-        except BaseException as exc:  # noqa: BLE001 - as Dramatiq's worker does
-            batch.stuff_exception(exc)
-            self.broker.emit_after("process_message", batch, exception=exc)
+        work(self.broker, batch)
 
     def end(self, reader: BatchReader, batch: BatchProxy) -> None:
         """As Dramatiq does, once."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dramatiq
 import pytest
-from dramatiq.middleware import Middleware, SkipMessage
+from dramatiq.middleware import Middleware
 
 from brokers import BatchFailed, KafkaBroker
 from brokers.assignment import Assignment, Unit
@@ -20,6 +20,7 @@ from brokers.offsets import AckTracker
 from brokers.reader import KafkaMessageProxy
 from brokers.records import Outgoing, Record, encode
 from brokers.topics import Queue, TopicSpec
+from tests.readers import work
 from tests.support import wait_until
 
 
@@ -99,15 +100,7 @@ class Bench:
     def work(self, reader: CompanyReader, handed: Handed) -> None:
         """As Dramatiq's worker thread does."""
         assert handed is not None
-        try:
-            self.broker.emit_before("process_message", handed)
-            result = self.broker.get_actor("a")(*handed.args, **handed.kwargs)
-            self.broker.emit_after("process_message", handed, result=result)
-        except SkipMessage:
-            self.broker.emit_after("skip_message", handed)
-        except BaseException as exc:  # noqa: BLE001 - as Dramatiq's worker does
-            handed.stuff_exception(exc)
-            self.broker.emit_after("process_message", handed, exception=exc)
+        work(self.broker, handed)
         self.broker.emit_before("ack", handed)
         (reader.nack if handed.failed else reader.ack)(handed)
         self.broker.emit_after("ack", handed)

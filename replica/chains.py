@@ -41,7 +41,7 @@ class Chain:
     @property
     def rewritten(self) -> str:
         """Their texts as subqueries, one after the other; one row, `__done` in it."""
-        return _chained(tuple(command.statements[0].text for command in self.commands))
+        return _chained(tuple(map(_text, self.commands)))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Chain:
         return {
             _name(place, number): command.statements[0].parameters[name]
             for place, command in enumerate(self.commands)
-            for number, name in enumerate(_names(command.statements[0].text))
+            for number, name in enumerate(cypher.sorted_parameters(_text(command)))
         }
 
 
@@ -123,11 +123,6 @@ def _name(place: int, number: int) -> str:
     return f"__{place}_{number}"
 
 
-@remembered
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(sorted(cypher.parameter_names(text)))
-
-
 @lru_cache(maxsize=1024)
 def _chained(texts: tuple[str, ...]) -> str:
     return "\n".join(
@@ -137,5 +132,5 @@ def _chained(texts: tuple[str, ...]) -> str:
 
 
 def _renamed(text: str, place: int) -> str:
-    names = _names(text)
+    names = cypher.sorted_parameters(text)
     return cypher.with_parameters(text, lambda name: f"${_name(place, names.index(name))}")

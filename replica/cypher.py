@@ -201,6 +201,12 @@ def parameter_names(text: str) -> frozenset[str]:
     return frozenset(token.name for token in tokens(text) if token.kind == "parameter")
 
 
+@remembered
+def sorted_parameters(text: str) -> tuple[str, ...]:
+    """The same, in the order of their names."""
+    return tuple(sorted(parameter_names(text)))
+
+
 def parameters_to_row(text: str, row: str) -> str:
     """Replace every `$name` by the field *name* of the variable *row*.
 

@@ -288,7 +288,7 @@ def columns(text: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @remembered
 def _turned(text: str) -> tuple[str, Sequence[str]]:
-    names = sorted(cypher.parameter_names(text))
+    names = cypher.sorted_parameters(text)
     inner = cypher.body(cypher.parameters_to_columns(text, "__columns", names, "__row"))
     return (
         "CALL () { UNWIND range(0, size($__columns[0]) - 1) AS __row CALL (__row) { CALL (__row) {\n"

@@ -166,8 +166,7 @@ def decode(record: Record, queue_name: str, encoder: Encoder = JSON) -> dramatiq
     if record.value is None:
         raise Undecodable("the record has no value")
     wire = _strict(record.value, encoder)
-    message: dramatiq.Message[Any] = object.__new__(dramatiq.Message)
-    message.__dict__.update(  # what a frozen dataclass's own __init__ does field by field, in four times the time
+    return made(
         queue_name=queue_name,
         actor_name=wire.actor_name,
         args=tuple(wire.args),
@@ -176,6 +175,12 @@ def decode(record: Record, queue_name: str, encoder: Encoder = JSON) -> dramatiq
         message_id=wire.message_id,
         message_timestamp=wire.message_timestamp,
     )
+
+
+def made(**fields: Any) -> dramatiq.Message[Any]:
+    """The message of all these *fields*: a frozen dataclass's own `__init__` sets each, in four times the time."""
+    message: dramatiq.Message[Any] = object.__new__(dramatiq.Message)
+    message.__dict__.update(fields)
     return message
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 from dramatiq.middleware import CurrentMessage
 
-from brokers import expiry
+from brokers import expiry, records
 from brokers.batches import Batch, BatchFailed
 from brokers.companions import GoAlone
 from brokers.delays import now_ms
@@ -180,10 +180,9 @@ class QueryActor(dramatiq.Actor[Any, Any]):
 def _message(
     queue_name: str, actor_name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
 ) -> dramatiq.Message[Any]:
-    """A new message, as Dramatiq makes it, in a third of the time; see `records.decode`."""
+    """A new message, as Dramatiq makes it, in a third of the time."""
     digits = os.urandom(16).hex()
-    made: dramatiq.Message[Any] = object.__new__(dramatiq.Message)
-    made.__dict__.update(
+    return records.made(
         queue_name=queue_name,
         actor_name=actor_name,
         args=args,
@@ -192,7 +191,6 @@ def _message(
         message_id=f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}",  # a random UUID
         message_timestamp=now_ms(),
     )
-    return made
 
 
 def _known_s(level: Level | None) -> float:

@@ -135,15 +135,15 @@ def statements_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[State
 
 
 def statement_of(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> Statement | None:
-    """The only statement of a query's message; none where it has several.  It is read once.
+    """The only statement of a query's message; none where it has several, or not any.  It is read once.
 
     Raises:
       Undecodable: with the reason.
     """
     known = vars(message)
     if _STATEMENT not in known:
-        statement, *others = statements_of(message.args, message.kwargs)
-        known[_STATEMENT] = None if others else statement
+        statements = statements_of(message.args, message.kwargs)
+        known[_STATEMENT] = statements[0] if len(statements) == 1 else None
     found: Statement | None = known[_STATEMENT]
     return found
 
@@ -283,7 +283,7 @@ def read_request(record: Record, queue_name: str, reply_topics: Mapping[str, str
             raise Undecodable(f"answers may go to {allowed}; not to {wanted!r} (REPLY_TOPICS names further topics)")
         message.options["reply_to"] = topic
     if message.actor_name == QUERY_ACTOR:
-        statements_of(message.args, message.kwargs)
+        statement_of(message)
     if wanted is None and "with_key" in message.options:  # a plain body; one of ours has none where it keeps its answer
         raise Undecodable('not a request: it does not say in "to" where its answer goes')
     return message

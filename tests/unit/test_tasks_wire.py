@@ -4,6 +4,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import dramatiq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -299,3 +300,14 @@ def test_a_plain_body_may_name_an_actor_among_its_parameters() -> None:
     found = wire.command_of(wire.read_command(record(value), "command"), 7)
 
     assert found == Command(7, (Statement("CREATE (:X {n: $actor_name})", {"actor_name": "run_query"}),))
+
+
+@pytest.mark.parametrize(("args", "found"), [(("RETURN 1",), 1), (([],), 0), (([{"text": "A"}, {"text": "B"}],), 2)])
+def test_the_only_statement_of_a_query_is_read_once(args: tuple[Any, ...], found: int) -> None:
+    """None where there are several, or not any; what a message keeps of it is no part of what it is."""
+    message: dramatiq.Message[Any] = dramatiq.Message("request", wire.QUERY_ACTOR, args, {}, {})
+    before = message.encode()
+    statement = wire.statement_of(message)
+    assert (statement is None) == (found != 1)
+    assert wire.statement_of(message) is statement
+    assert message.encode() == before

@@ -88,22 +88,23 @@ class Timers:
         while True:
             try:
                 self._serve()
-                return
             except Exception:
                 # Nobody else would begin again in this process, and it may be the only one.
                 logger.exception("kafka_timers_failed topic=%s", self._spec.name)
-            finally:
-                self._timers.clear()
-                self._leave()
+            self._timers.clear()
+            self._leave()
             if self._closing.wait(AGAIN_S):
                 return
             self._client = self._open()
 
     def _leave(self) -> None:
-        if self._seat is not None and self._closing.is_set():
-            self._client.unsubscribe()  # a static member does not leave its group when it is closed
-            self._client.poll(0)
-        self._client.close()
+        try:
+            if self._seat is not None and self._closing.is_set():
+                self._client.unsubscribe()  # a static member does not leave its group when it is closed
+                self._client.poll(0)
+            self._client.close()
+        except Exception:  # a client that has failed may fail at this too; nothing is left to do for it
+            logger.exception("kafka_timers_close_failed topic=%s", self._spec.name)
         if self._seat is not None:
             self._seat.leave()
             self._seat = None

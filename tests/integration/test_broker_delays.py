@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import dramatiq
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, though not marked so
     AlterConfigOpType,
     ConfigEntry,
@@ -23,15 +25,16 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, tho
 from dramatiq import Worker
 from dramatiq.errors import QueueJoinTimeout, Retry
 
-from brokers import KafkaBroker
+from brokers import KafkaBroker, clients
 from brokers.delays import parked_topic
 from brokers.errors import DelayRefused
 from brokers.replies import Place, TopicReader
+from brokers.timers import Timers
 from tests.support import unique, wait_until
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from brokers.records import Record
 
@@ -79,6 +82,39 @@ def test_a_delayed_message_runs_at_its_time(broker: KafkaBroker, worker: Worker)
     assert broker.topics.describe([broker.delayed_topic])[0]["wrong"] == []  # its compaction is set
     broker.join("default", timeout=10_000)
     assert len(ran) == 4
+
+
+def test_timers_begin_again_when_their_client_fails_even_at_its_close(
+    broker: KafkaBroker, worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kafka may fence a member for good while a server is away; nobody else fires delayed messages in this process."""
+    ran: list[str] = []
+    failed: list[str] = []
+
+    @dramatiq.actor(broker=broker)
+    def note(name: str) -> None:
+        ran.append(name)
+
+    def fails_once(what: str, method: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: object) -> None:
+            if threading.current_thread().name == "kafka-timers" and what not in failed:
+                failed.append(what)
+                raise KafkaException(KafkaError(KafkaError._FATAL))
+            method(*args)
+
+        return call
+
+    note.send_with_options(args=("before",), delay=100)
+    wait_until(lambda: ran == ["before"], 30, "the timers to work")
+    monkeypatch.setattr(clients.Consumer, "close", fails_once("close", clients.Consumer.close), raising=False)
+    monkeypatch.setattr(Timers, "_step", fails_once("step", Timers._step))
+    wait_until(lambda: failed == ["step", "close"], 10, "the client to fail")
+    note.send_with_options(args=("after",), delay=100)
+    wait_until(lambda: ran == ["before", "after"], 30, "new timers to work")
+    assert [line.message.split()[0] for line in caplog.records if line.levelname == "ERROR"] == [
+        "kafka_timers_failed",
+        "kafka_timers_close_failed",
+    ]
 
 
 def test_a_failing_actor_is_retried_with_backoff_and_then_parked(broker: KafkaBroker, worker: Worker) -> None:

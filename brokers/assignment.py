@@ -87,10 +87,10 @@ class Assignment:
         self.waiting += len(records)
         self.waiting_bytes += size_of_all(records)
 
-    def wait_no_more(self, records: Sequence[Record]) -> None:
-        """Undo `wait_for`."""
+    def wait_no_more(self, records: Sequence[Record], size: int | None = None) -> None:
+        """Undo `wait_for`; *size* is that of all of them, where it is known."""
         self.waiting -= len(records)
-        self.waiting_bytes -= size_of_all(records)
+        self.waiting_bytes -= size_of_all(records) if size is None else size
 
     def stand_behind(self, record: Record) -> None:
         """Count *record* among those behind another one of their key."""

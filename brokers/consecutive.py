@@ -1,75 +1,81 @@
-"""Batches of an ordered queue: the messages of consecutive records, read before their turn.
+"""Batches of an ordered queue: the messages of consecutive records, and those that follow while they run.
 
-Reading a message takes Python, and an actor that applies a batch somewhere else mostly waits for that.  So the actor
-may say when it waits, and the messages of the batch behind it are read then, in its own thread: in another one they
-would be read at the same time as it has work to do itself, and only one of the two has the interpreter.
+Reading a message takes Python, and an actor that applies a batch somewhere else mostly waits for that.  So it may ask
+for more while it waits, and the messages behind its batch are read then, in its own thread: in another one they would
+be read at the same time as it has work to do itself, and only one of the two has the interpreter.
 """
 
 from __future__ import annotations
 
-import logging
-import operator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from brokers import claims
 from brokers.errors import ReadLater, Undecodable
-from brokers.ordered import BATCH_BYTES
+from brokers.ordered import BATCH_BYTES, GROWN_BYTES
 from brokers.received import size_of_all
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterator
 
     from brokers.assignment import Unit
     from brokers.ordered import OrderedBuffer
     from brokers.reader import RecordMessage
     from brokers.records import Record
 
-    #: Reads a record: its message, and the bytes of its whole content.
-    Read = Callable[[Record], tuple[RecordMessage, int]]
+    #: A message, and the bytes of its whole content.
+    _Message = tuple[RecordMessage, int]
+
+    #: Reads a record.
+    Read = Callable[[Record], _Message]
 
     #: What may stand for each record among the messages of an actor; none where only its message does.
     Short = Callable[[Sequence[Record], str], Sequence[Any]]
 
-logger = logging.getLogger("brokers.reader")
 
-
-class Consecutive(list[Any]):
+class Consecutive(Sequence[Any]):
     """The messages of one batch, as the actor gets them: `RecordMessage`, or what the queue's `Compact` makes."""
 
-    def __init__(self, messages: Iterable[Any], batches: Batches) -> None:
-        super().__init__(messages)
+    def __init__(self, messages: Sequence[Any], unit: Unit, actor: str, size: int, batches: Batches) -> None:
+        """*messages* of *actor*, in *size* bytes."""
+        #: Them, as they were read.
+        self.messages = messages
+        self._unit = unit
+        self._actor = actor
+        self._size = size
         self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return self.messages[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.messages)
 
     @property
     def more(self) -> bool:
         """Whether another batch waits to be handed out as soon as this one has ended."""
         return self._batches.more
 
-    def read_ahead(self, most: int) -> list[Any]:
-        """The first messages of the next batch, up to *most* more than before, as far as they are here and can be read.
+    def further(self) -> Sequence[Any]:
+        """The messages behind all that the actor has, as many as a batch holds; they end with this one from now on.
 
-        Never raises: their own turn tells.
+        Empty where the batch ends: nothing is there yet, or what is there cannot be read at once or is another
+        actor's; the batch would become too large, or has lasted for long; or somebody waits for its end.  What is wrong
+        with a message is told in its turn.
         """
-        return self._batches.read_ahead(most)
-
-
-class _Ahead:
-    """The first records of a batch, and what was read of them."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.items: list[Any] = []
-        self.size = 0
-
-    def add(self, records: Iterable[Record], items: Iterable[Any], size: int) -> None:
-        self.records.extend(records)
-        self.items.extend(items)
-        self.size += size
-
-    def begins(self, records: Sequence[Record]) -> bool:
-        """Whether *records* begin with these.  It is the record that counts: its offset may be another topic's."""
-        return len(self.records) <= len(records) and all(map(operator.is_, self.records, records))
+        found, size = self._batches.further(self._unit, self._actor, GROWN_BYTES - self._size)
+        self._size += size
+        return found
 
 
 class Batches:
@@ -79,10 +85,9 @@ class Batches:
         self._buffer = buffer
         self._read = read
         self._short = short
-        self._ahead = _Ahead()
 
     def of(self, unit: Unit) -> tuple[RecordMessage, Consecutive]:
-        """The first message of *unit*, just taken, and what the actor gets.
+        """The first message of *unit*, just taken, which says whose they are, and what the actor gets.
 
         It is cut where another actor, or an unreadable record, comes, and where contents from elsewhere become too
         many; an unreadable first record stands alone.
@@ -90,68 +95,64 @@ class Batches:
         Raises:
           Undecodable, ReadLater: what is wrong with that one.
         """
-        batch = self._begun(unit.records)
+        records = unit.records
         try:
-            self._read_on(batch, unit.records)
+            message, size = first = self._read(records[0])
         except (Undecodable, ReadLater):
-            if not batch.items:
-                self._shorten(unit, 1)
-                raise
-        self._shorten(unit, len(batch.items))
-        return batch.items[0], Consecutive(batch.items, self)
+            self._buffer.shorten(unit, 1)
+            raise
+        actor, found = message.actor_name, cast("Sequence[Any]", [message])
+        if len(records) > 1:
+            found, size = self._read_on(records, size_of_all(records), actor, BATCH_BYTES, first)
+            self._buffer.shorten(unit, len(found))
+        return message, Consecutive(found, unit, actor, size, self)
 
-    def _begun(self, records: Sequence[Record]) -> _Ahead:
-        """What was read of *records* ahead of their turn."""
-        ahead, self._ahead = self._ahead, _Ahead()
-        return ahead if ahead.begins(records) else _Ahead()
+    def further(self, unit: Unit, actor: str, room: int) -> tuple[Sequence[Any], int]:
+        """What comes behind *unit* and belongs to it from now on, and its bytes: no more than *room*."""
+        known = len(unit.records)
+        records, size = self._buffer.grow(unit, room)
+        if not records:
+            return (), 0
+        found: Sequence[Any] = ()
+        try:
+            found, size = self._read_on(records, size, actor, room)
+            return found, size
+        finally:  # what its actor does not get is not done when that has ended, whatever went wrong
+            self._buffer.shorten(unit, known + len(found))
 
-    def _read_on(self, batch: _Ahead, records: Sequence[Record], *, ahead: bool = False) -> None:
-        """The first one's message always: it says whose they are.  *ahead*: up to one whose content lies elsewhere."""
-        if not batch.items:
-            if ahead and not _is_here(records[0]):
-                return
-            item, size = self._read(records[0])
-            batch.add([records[0]], [item], size)
-        actor, rest = batch.items[0].actor_name, records[len(batch.items) :]
-        short = self._short(rest, actor)
-        size = size_of_all(rest)
-        if batch.size + size <= BATCH_BYTES and all(item is not None for item in short):
-            batch.add(rest, short, size)
-            return
-        for record, item in zip(rest, short, strict=True):
+    def _read_on(
+        self, records: Sequence[Record], size: int, actor: str, room: int, first: _Message | None = None
+    ) -> tuple[Sequence[Any], int]:
+        """Those of *actor* up to one that cannot be read, and their bytes, at most *room*; *size*: of all *records*.
+
+        *first*: the message of the first one and its bytes, where it has its turn just now.  Else it ends in front of
+        one whose content lies elsewhere, too: to fetch it may take longer than its actor waits.
+        """
+        short = self._short(records, actor)
+        if size <= room and (not isinstance(short, list) or None not in short):
+            return short, size
+        found: list[Any] = []
+        left = room
+        for record, item in zip(records, short, strict=True):
             size = record.size
-            if item is None:
-                if ahead and not _is_here(record):
+            if item is None and not found and first is not None:
+                item, size = first  # noqa: PLW2901 - what stands for it
+            elif item is None:
+                if first is None and claims.HEADER in record.headers:
                     break
-                item, size = self._read(record)  # noqa: PLW2901 - what stands for it
+                try:
+                    item, size = self._read(record)  # noqa: PLW2901 - as above
+                except (Undecodable, ReadLater):
+                    break
                 if item.actor_name != actor:
                     break
-            if batch.size + size > BATCH_BYTES:
+            if size > left and (found or first is None):
                 break
-            batch.add([record], [item], size)
-
-    def _shorten(self, unit: Unit, size: int) -> None:
-        if size < len(unit.records):
-            self._buffer.shorten(unit, size)
+            found.append(item)
+            left -= size
+        return found, room - left
 
     @property
     def more(self) -> bool:
         """Whether something is there that is handed out when nothing runs."""
         return self._buffer.goes_on
-
-    def read_ahead(self, most: int) -> list[Any]:
-        """See `Consecutive`.  What lies elsewhere is left alone: fetching it may take longer than the actor waits."""
-        coming = self._buffer.coming()
-        batch = self._begun(coming)
-        known = len(batch.items)
-        try:
-            if len(coming) > known:
-                self._read_on(batch, coming[: known + most], ahead=True)
-        except Exception:
-            logger.debug("kafka_not_read_ahead record=%s", coming[len(batch.items)], exc_info=True)
-        self._ahead = batch
-        return batch.items.copy()
-
-
-def _is_here(record: Record) -> bool:
-    return claims.HEADER not in record.headers

@@ -457,19 +457,20 @@ def _sorted(
     messages: list[KafkaMessage],
 ) -> tuple[Mapping[tuple[str, int], list[KafkaMessage]], list[tuple[KafkaMessage, KafkaError]]]:
     """Those with content, by topic and partition, and those without, with their errors."""
-    errors = [(message, error) for message in messages if (error := message.error()) is not None]
-    if errors:
+    errors: list[tuple[KafkaMessage, KafkaError]] = []
+    if any(map(_error_of, messages)):
+        errors = [(message, error) for message in messages if (error := message.error()) is not None]
         messages = [message for message in messages if message.error() is None]
-    places = list(zip(map(_topic_of, messages), map(_partition_of, messages), strict=True))
-    if len(set(places)) == 1:
-        return {places[0]: messages}, errors
+    if len(topics := set(map(_topic_of, messages))) == len(partitions := set(map(_partition_of, messages))) == 1:
+        return {(topics.pop(), partitions.pop()): messages}, errors
+    places = zip(map(_topic_of, messages), map(_partition_of, messages), strict=True)
     good: dict[tuple[str, int], list[KafkaMessage]] = defaultdict(list)
     for place, message in zip(places, messages, strict=True):
         good[place].append(message)
     return good, errors
 
 
-_topic_of, _partition_of = methodcaller("topic"), methodcaller("partition")
+_topic_of, _partition_of, _error_of = methodcaller("topic"), methodcaller("partition"), methodcaller("error")
 _offset = attrgetter("offset")
 
 

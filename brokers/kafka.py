@@ -176,7 +176,6 @@ class KafkaBroker(EmittingBroker):
         start: Start | None = None,
         decode: Decode | None = None,
         compact: Compact | None = None,
-        least: int | None = None,
         max_priority: int | None = None,
         refused: Refused | None = None,
         share: bool = False,
@@ -195,7 +194,7 @@ class KafkaBroker(EmittingBroker):
         if known is not None:
             given: dict[str, Any] = {"topic": topic, "group_id": group_id, "refused": refused, "ready": ready}
             given |= {"ordered": ordered or None, "share": share or None, "repeatable": repeatable or None}
-            given |= {"compact": compact, "least": least, "company": company}
+            given |= {"compact": compact, "company": company}
             agree(known, options | given)
             return
         if share:
@@ -204,7 +203,7 @@ class KafkaBroker(EmittingBroker):
             full = self.prefix + queue_name
             topic = TopicSpec(full, 1, FOR_EVER, exact=True) if ordered else TopicSpec(full)
         group_id = group_id or (f"{self.group_id}.share" if share else self.group_id)
-        options |= {"refused": refused, "ready": ready, "repeatable": repeatable, "compact": compact, "least": least}
+        options |= {"refused": refused, "ready": ready, "repeatable": repeatable, "compact": compact}
         options["company"] = company
         queue = Queue(queue_name, topic, group_id, ordered=ordered, share=share, **options)
         refuse_taken(queue, self.queues.values(), {self.control_topic.name, self.delayed_topic.name})

@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from brokers.assignment import Assignment, Blocked, Buffer, Unit
+from brokers.received import size_of_all
 
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ MOST_DOUBLINGS = 16
 #: Bytes of values that one batch may hold, so that a batch of large messages does not become one huge transaction.
 BATCH_BYTES = 4_000_000
 
-#: Seconds that a batch takes at most to grow, and to be cut down: a pause, a rebalance and the end of a process wait
-#: for it.
-QUICK_S, SLOW_S = 0.12, 0.25
+#: Seconds in which a batch that runs may grow, and the bytes of values that it may have then: what it has done is not
+#: known to Kafka before it ends, and its records are kept in case that it has to be handed out again.
+GROWS_S, GROWN_BYTES = 0.5, 16_000_000
 
 _offset = attrgetter("offset")
 
@@ -55,7 +56,7 @@ class OrderedBuffer(Buffer):
         self._expected = 0  # one above the last finished offset
         self._not_before = 0.0  # monotonic seconds
         self._held: Blocked | None = None
-        self._most = queue.least or queue.batch or 1  # records in a batch, just now
+        self._size = queue.batch or 1  # records that are handed out together
         self._taken_at = 0.0  # monotonic seconds
 
     # The owner thread's side.
@@ -132,8 +133,28 @@ class OrderedBuffer(Buffer):
         self._held = Blocked(before.since if before else time.time(), reason, attempts)
         self._not_before = time.monotonic() + (backoff_s(attempts) if retry_after_s is None else retry_after_s)
 
+    def grow(self, unit: Unit, room: int) -> tuple[Sequence[Record], int]:
+        """What would be handed out behind *unit*, which runs, and is a part of it from now on; and its bytes.
+
+        Nothing where that is more than *room* bytes, or when somebody waits for the end of *unit*.
+        """
+        with self.changed:
+            ours = unit in unit.assignment.running and unit.assignment is self._of
+            lasting = time.monotonic() - self._taken_at > GROWS_S
+            if not ours or lasting or self.alone.taken or not self.goes_on:
+                return (), 0
+            records = self._coming()
+            size = size_of_all(records)
+            if size > room:
+                return (), 0
+            self._take(unit.assignment, records, size)
+            unit.records += records
+            return records, size
+
     def shorten(self, unit: Unit, size: int) -> None:
-        """Keep the first *size* records of a unit just taken; the others wait again."""
+        """Keep the first *size* records of a unit just taken, or grown; the others wait again."""
+        if size == len(unit.records):
+            return
         with self.changed:
             kept, rest = unit.records[:size], unit.records[size:]
             unit.records = kept
@@ -146,26 +167,25 @@ class OrderedBuffer(Buffer):
             return None
         if self._out or not self._waiting or time.monotonic() < self._not_before:
             return None
-        records = self._first_records()
-        assignment.wait_no_more(records)
+        records = self._coming()
+        self._take(assignment, records)
         self._taken_at = time.monotonic()
         return Unit(assignment, records)
 
-    def _first_records(self) -> tuple[Record, ...]:
-        records = self._coming()
+    def _take(self, assignment: Assignment, records: Sequence[Record], size: int | None = None) -> None:
         for _ in records:
             self._waiting.popleft()
-        return records
+        assignment.wait_no_more(records, size)
 
     def _coming(self) -> tuple[Record, ...]:
         """What is handed out next.
 
         A batch ends below a multiple of its size, so that batches lie alike wherever reading began, and whole ones
-        fill whatever is a multiple of it.  One that grows doubles, so that this stays true of its least size.
+        fill whatever is a multiple of it.
         """
-        most = self._most
-        records = tuple(islice(self._waiting, most))
-        end = records[0].offset // most * most + most if records else 0
+        size = self._size
+        records = tuple(islice(self._waiting, size))
+        end = records[0].offset // size * size + size if records else 0
         if records and records[-1].offset >= end:
             records = records[: bisect_left(records, end, key=_offset)]
         if self._of is not None and self._of.waiting_bytes >= BATCH_BYTES:
@@ -173,17 +193,12 @@ class OrderedBuffer(Buffer):
             records = records[: next((count for count, size in enumerate(sizes, 1) if size >= BATCH_BYTES), None)]
         return records
 
-    def coming(self) -> tuple[Record, ...]:
-        """The records that are handed out next, as far as they are here."""
-        with self.changed:
-            return self._coming()
-
     @property
     def goes_on(self) -> bool:
         """Whether something waits that is handed out as soon as nothing runs."""
         with self.changed:
             assignment = self._of
-            ours = assignment is not None and assignment.alive and assignment.handing_out
+            ours = assignment is not None and assignment.alive and assignment.started and assignment.handing_out
             return ours and bool(self._waiting) and self.paused is None and self.stopped is None
 
     def due_in(self, now: float) -> float:
@@ -193,17 +208,6 @@ class OrderedBuffer(Buffer):
     def _finished(self, unit: Unit) -> None:
         self._expected = unit.records[-1].offset + 1
         self._hold_no_more()
-        self._adapt(len(unit.records), time.monotonic() - self._taken_at)
-
-    def _adapt(self, size: int, took_s: float) -> None:
-        """Larger batches while they end quickly: to hand one over takes a while, in which nothing is applied."""
-        least, most = self.queue.least, self.queue.batch
-        if least is None or most is None:
-            return
-        if took_s > SLOW_S:
-            self._most = least
-        elif took_s < QUICK_S and size * 2 > self._most and self._most * 2 <= most:
-            self._most *= 2
 
     def _hold_no_more(self) -> None:
         self._held, self._not_before = None, 0.0

@@ -130,7 +130,6 @@ class Queue:
     *start*: where to begin, asked at every assignment and after every failure; without it Kafka's commit decides.
     *decode*: how a record becomes a message; without it Dramatiq's JSON is expected.
     *compact*: of an ordered queue with batches, how its plain records are read instead, for a fraction of the time.
-    *least*: of an ordered queue, how many a batch has before it is known that calls end quickly; then it grows.
     *max_priority*: the highest level, each of which is a topic of its own; see `priorities`.
     *parked_on*: the dead-letter topic, where that is not ``<topic>.XQ``.
     *refused*: for a log that several replicas read alike: what a record becomes that all of them have to refuse.  What
@@ -150,7 +149,6 @@ class Queue:
     start: Start | None = field(default=None, compare=False)
     decode: Decode | None = field(default=None, compare=False)
     compact: Compact | None = field(default=None, compare=False)
-    least: int | None = None
     parked_on: str | None = None
     max_priority: int | None = None
     refused: Refused | None = field(default=None, compare=False)
@@ -168,8 +166,6 @@ class Queue:
             raise WrongTopic(f"queue {self.name!r} is ordered, and a share group knows no order")
         if self.compact is not None and not (self.ordered and self.batch is not None):
             raise WrongTopic(f"queue {self.name!r}: only in the batches of an ordered queue records need no message")
-        if self.least is not None and not (self.ordered and 0 < self.least <= (self.batch or 0)):
-            raise WrongTopic(f"queue {self.name!r}: only the batches of an ordered queue grow, and up to their size")
         if self.start is not None and not self.ordered:
             raise WrongTopic(f"queue {self.name!r}: only an ordered queue has a start of its own")
         if self.ready is not None and (self.ordered or self.share or self.batch is not None):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 import threading
 import time
 from collections import deque
@@ -138,7 +137,7 @@ class Applier:
         Raises as `apply` does.
         """
         with self._lock:
-            ahead, flying = Ahead(parts), deque[_Flown]()
+            ahead, flying = Ahead(self._looked_at(parts)), deque[_Flown]()
             try:
                 while (commands := ahead.take()) is not None:
                     self._land(flying, IN_FLIGHT - 1, tell, published)
@@ -224,8 +223,7 @@ class Applier:
         if commands[0].offset <= (flying[-1].commands[-1].offset if flying else marker.offset):
             return None
         started = time.monotonic()
-        self.look_ahead(commands)
-        units = self._planned[1]
+        units = tuple(self._units(commands))
         groups = units[0].groups if len(units) == 1 else ()
         if len(groups) != 1 or not isinstance(groups[0], plan.Group):
             return None
@@ -236,17 +234,18 @@ class Applier:
             return None  # it happens again in its turn
         return None if flight is None else _Flown(commands, flight, started)
 
-    def look_ahead(self, commands: Sequence[Command]) -> None:
-        """Plan how *commands*, which probably come next, are applied: to be called while the server works."""
-        if not self._is_planned(commands):
-            self._planned = commands, tuple(plan.units(commands, batch=self._batch))
-
-    def _is_planned(self, commands: Sequence[Command]) -> bool:
-        expected = self._planned[0]
-        return len(expected) == len(commands) and all(map(operator.is_, expected, commands))
+    def _looked_at(self, parts: Iterable[Sequence[Command]]) -> Iterator[Sequence[Command]]:
+        """Each of *parts*; how it is applied is planned when it is asked for, which is while the server works."""
+        for commands in parts:
+            try:
+                self._planned = commands, tuple(plan.units(commands, batch=self._batch))
+            except Exception:  # what is wrong with them is told in their turn
+                _logger.debug("commands_not_planned", exc_info=True)
+            yield commands
 
     def _units(self, commands: Sequence[Command]) -> Iterable[plan.Unit]:
-        return self._planned[1] if self._is_planned(commands) else plan.units(commands, batch=self._batch)
+        planned, units = self._planned
+        return units if planned is commands else plan.units(commands, batch=self._batch)
 
     def objection(self, command: Command) -> str | None:
         """Why *command*, the next one, may not be skipped in this graph any more; None where nothing is against it.
@@ -277,7 +276,7 @@ class Applier:
                     failed, failure = failure, None
                     self._apply_parts(commands, failed)
                     continue
-                todo = [command for command in commands if command.offset > marker.offset]
+                todo = _behind(commands, marker.offset)
                 if not todo:
                     return marker
                 self._drive(todo)
@@ -395,6 +394,13 @@ class _Flown:
     commands: Sequence[Command]
     flight: Flight
     started: float
+
+
+def _behind(commands: Sequence[Command], offset: int) -> Sequence[Command]:
+    """Those above *offset*: mostly all, and then it is the same object."""
+    if not commands or commands[0].offset > offset:
+        return commands
+    return [command for command in commands if command.offset > offset]
 
 
 def _parts(commands: Sequence[Command], failure: Failed) -> Iterator[Sequence[Command]]:

@@ -1,4 +1,4 @@
-"""Whether a text may see the node that holds the position.  Pure, and conservative.
+"""What of the graph a text may see: the node that holds the position, or anything at all.  Pure, and conservative.
 
 That node is visible to every pattern without a label.  Between two commands of one transaction it has other
 properties (or is missing, after `MATCH (n) DETACH DELETE n`) than between two transactions, so a text that may see it
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from replica.cypher import significant
+from replica.cypher import body, significant
 
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ _BEFORE_PATTERN: Final = frozenset(
 _SCOPE: Final = frozenset(["WITH", "UNION", "CALL", "NEXT", "FOREACH", "LET", "FILTER", "WHEN"])
 #: Full-text, vector and computed access read what a pattern does not show.
 _OPAQUE: Final = frozenset(["SEARCH", "SHORTEST", "SHORTESTPATH", "ALLSHORTESTPATHS"])
+#: Subqueries within an expression.
+_SUBQUERIES: Final = frozenset(["EXISTS", "COUNT", "COLLECT"])
+#: What stands between the nodes and relationships of a pattern.
+_BETWEEN: Final = frozenset(",-<>")
 
 
 def sees_any_node(text: str) -> bool:
@@ -88,3 +92,32 @@ def _plain_label(found: Sequence[Token], index: int) -> bool:
             found[index].text in {")", "{"} or found[index].word == "WHERE" or found[index].kind == "parameter"
         )
     return False
+
+
+def only_creates(text: str) -> bool:
+    """Tell whether *text* creates patterns and does nothing else, so that what is in the graph means nothing to it.
+
+    False where it has a function, or a path's name, or anything else that takes more than a look.
+    """
+    found = significant(body(text))
+    depth = 0
+    for before, token in zip((None, *found), found, strict=False):
+        if token.word in _SUBQUERIES or token.text == "|":
+            return False
+        if depth == 0 and not (token.word == "CREATE" if before is None else _goes_on(token)):
+            return False
+        if depth and before is not None and _looks(before, token):
+            return False
+        depth += {"open": 1, "close": -1}.get(token.kind, 0)
+    return bool(found)
+
+
+def _goes_on(token: Token) -> bool:
+    """Outside of brackets."""
+    return token.kind == "open" or token.text in _BETWEEN or token.word == "CREATE"
+
+
+def _looks(before: Token, token: Token) -> bool:
+    """Within brackets: a function that is called, or a pattern that may be found."""
+    called = token.text == "(" and before.kind in {"name", "quoted"}
+    return called or (before.text == ")" and token.text in _BETWEEN - {","})

@@ -9,7 +9,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from replica import conditions, cypher, marker, remembering, values
+from replica.alike import Alike
 from replica.digest import INTERVAL
+from replica.footprint import only_creates
 from replica.remembering import remembered
 from replica.statement import Outcome
 
@@ -44,7 +46,7 @@ class Unit:
     """Consecutive commands that are applied in one way; those of a batch in *groups*, unless some are left out."""
 
     kind: Kind
-    commands: tuple[Command, ...]
+    commands: Sequence[Command]
     groups: Sequence[Group | Command] = ()
 
 
@@ -53,7 +55,7 @@ class Group:
     """Neighbours with one statement of the same text and the same parameter types: one UNWIND may do them all."""
 
     text: str
-    commands: tuple[Command, ...]
+    commands: Sequence[Command]
 
     @property
     def rewritten(self) -> str:
@@ -63,6 +65,8 @@ class Group:
     @property
     def parameters(self) -> dict[str, Any]:
         """What that takes, of all commands."""
+        if isinstance(self.commands, Alike):
+            return {"__columns": [self.commands.columns[name] for name in _turned(self.text)[1]]}
         return columns(self.text, [command.statements[0].parameters for command in self.commands])
 
 
@@ -165,7 +169,7 @@ def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
     No unit crosses a multiple of `INTERVAL`, and none has two commands of one id.
     """
     if _are_one_group(commands, batch):
-        yield Unit(Kind.BATCH, tuple(commands), [Group(commands[0].statements[0].text, tuple(commands))])
+        yield Unit(Kind.BATCH, commands, [Group(commands[0].statements[0].text, commands)])
         return
     for kind, run in groupby(commands, key=kind_of):
         if kind is Kind.BATCH:
@@ -176,12 +180,15 @@ def units(commands: Sequence[Command], *, batch: int) -> Iterator[Unit]:
 
 def _are_one_group(commands: Sequence[Command], batch: int) -> bool:
     """Whether all of them have one shape, and go into one unit: so it is where a log is busy."""
-    shape = commands[0].shape if 1 < len(commands) <= batch else None
+    if not 1 < len(commands) <= batch or commands[0].offset // INTERVAL != commands[-1].offset // INTERVAL:
+        return False
+    if isinstance(commands, Alike):
+        return commands.shape.key is not None and commands.weight <= BATCH_BYTES
+    shape = commands[0].shape
     return (
         shape is not None
         and shape.key is not None
         and all(command.shape is shape for command in commands)
-        and commands[0].offset // INTERVAL == commands[-1].offset // INTERVAL
         and sum(command.weight for command in commands) <= BATCH_BYTES
     )
 
@@ -195,7 +202,7 @@ def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
         behind = bool(chosen) and command.offset // INTERVAL != chosen[0].offset // INTERVAL
         again = command.id in ids  # whether it is a duplicate is known when the first one's transaction has ended
         if chosen and (len(chosen) >= limit or weight > room or behind or again):
-            yield Unit(Kind.BATCH, tuple(chosen), groups(chosen))
+            yield Unit(Kind.BATCH, chosen, groups(chosen))
             chosen, room = [], BATCH_BYTES
             ids.clear()
         chosen.append(command)
@@ -203,7 +210,7 @@ def _batches(commands: Sequence[Command], limit: int) -> Iterator[Unit]:
         if command.id is not None:
             ids.add(command.id)
     if chosen:
-        yield Unit(Kind.BATCH, tuple(chosen), groups(chosen))
+        yield Unit(Kind.BATCH, chosen, groups(chosen))
 
 
 def _weight(command: Command) -> int:
@@ -290,7 +297,7 @@ def columns(text: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _turned(text: str) -> tuple[str, Sequence[str]]:
     names = cypher.sorted_parameters(text)
     inner = cypher.body(cypher.parameters_to_columns(text, "__columns", names, "__row"))
-    return (
-        "CALL () { UNWIND range(0, size($__columns[0]) - 1) AS __row CALL (__row) { CALL (__row) {\n"
-        f"{inner}}} RETURN count(*) AS __n }} RETURN count(*) AS __done }}"
-    ), names
+    if not only_creates(text):  # what one run leaves is there for the next one, and each leaves one row
+        inner = f"CALL (__row) {{ CALL (__row) {{\n{inner}}} RETURN count(*) AS __n }}"
+    unwind = "UNWIND range(0, size($__columns[0]) - 1) AS __row"
+    return f"CALL () {{ {unwind} {inner} RETURN count(*) AS __done }}", names

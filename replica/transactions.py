@@ -15,6 +15,7 @@ from neo4j.exceptions import Neo4jError
 
 from replica import conditions, cypher, plan
 from replica.advance import prepared
+from replica.alike import identified
 from replica.chains import Chain, Sequences, members
 from replica.flights import Flight, in_thread
 from replica.ids import Ids
@@ -133,7 +134,7 @@ class Writer:
 
         It waits in the server for the position, and does nothing if that is not moved to where it begins.
         """
-        if any(command.id is not None for command in group.commands):
+        if identified(group.commands):
             return None
         with self._database.session() as session:
             if not self._proofs.groupable(session, group.commands[0].statements[0]):
@@ -159,18 +160,18 @@ class Writer:
 
         Raises as `write`.
         """
-        if all(command.id is None for command in commands):
+        if not identified(commands):
             return {}
         self._know_ids(marker)
         return self._ids.duplicates(commands)
 
     def change(self, applied: Sequence[Command]) -> dict[str, bytes | None]:
         """What the transaction that applies these commands has to write of their ids."""
-        return self._ids.change([command for command in applied if command.id is not None])
+        return self._ids.change(identified(applied))
 
     def moved(self, before: Marker, after: Marker, applied: Sequence[Command]) -> None:
         """A transaction with *applied* in it is committed."""
-        self._ids.moved(before.offset, after.offset, [command for command in applied if command.id is not None])
+        self._ids.moved(before.offset, after.offset, identified(applied))
 
     def forget(self) -> None:
         """The graph may be another one at the same offset."""

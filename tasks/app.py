@@ -42,7 +42,7 @@ from tasks.levels import Asking
 from tasks.log import CommandLog
 from tasks.lookout import Lookout
 from tasks.opinions import SecondOpinion
-from tasks.plain import plain_commands
+from tasks.plain import PlainCommands
 from tasks.queries import Answering, QueryActor
 from tasks.registry import Registry
 from tasks.serving import Behind, Serving, ServingQueries, client_id, held, others_of, untrusted
@@ -76,9 +76,6 @@ QUERY_PARTITIONS = 3
 #: Partitions of the topic on which callers of this package are answered.  Each process reads one, with all the answers
 #: that others get there: with three of them, thirty processes would read everything ten times.
 CALLER_PARTITIONS = 24
-
-#: Most transactions of commands in one call of the actor, where they end quickly.
-TRANSACTIONS = 8
 
 #: Seconds for a question to Kafka on a caller's behalf.
 ASK_S = 8.0
@@ -221,11 +218,10 @@ class App:
             topic=self.command_topic,
             group_id=self.settings.group(self.settings.group_id),
             ordered=True,
-            batch=self.settings.apply_batch * TRANSACTIONS,
-            least=self.settings.apply_batch,
+            batch=self.settings.apply_batch,
             start=lambda *place: self._applying.get().start(*place),
             decode=wire.read_command,
-            compact=Compact(wire.COMMAND_ACTOR, plain_commands),
+            compact=Compact(wire.COMMAND_ACTOR, PlainCommands().read),
             refused=wire.refused_command,
         )
         self.broker.declare_queue(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from brokers.consecutive import Consecutive
 from brokers.errors import StartRefused, StartUnknown
+from replica.alike import Alike
 from replica.apply import Applier
 from replica.errors import Halted, Held, HistoryMissing, Unavailable
 from replica.statement import Command
@@ -121,14 +122,14 @@ class Applying:
           Held, Unavailable, PositionMoved, StandsStill, Unreachable: the broker holds the messages and asks `start`
             again.
         """
-        ahead = messages if isinstance(messages, Consecutive) else None
+        batch = messages if isinstance(messages, Consecutive) else None
         follows = False
         try:
             if self._applier is None:
                 raise StartUnknown("commands came before their start")
             size = self._settings.apply_batch
-            self._apply(self._applier, _Coming(messages, size, self._skips, self._applier.look_ahead))
-            follows = ahead is not None and ahead.more
+            self._apply(self._applier, _Coming(messages, size, self._skips))
+            follows = batch is not None and batch.more
         finally:
             if not follows:  # else what was said is confirmed while the next commands are applied
                 self._reports.confirm()
@@ -173,43 +174,33 @@ class _Coming:
         messages: Sequence[RecordMessage | Command],
         size: int,
         skips: Callable[[], Mapping[int, Decision]],
-        look_ahead: Callable[[Sequence[Command]], None],
     ) -> None:
         self._messages = messages
         self._size = size
         self._skips = skips
-        self._look_ahead = look_ahead
         #: The last message of each transaction that was not told of yet.
         self.lasts: deque[RecordMessage | Command] = deque()
         #: The command in front of which the replica has to stand still.
         self.proposed: tuple[Command, Decision] | None = None
 
     def commands(self) -> Iterator[Sequence[Command]]:
-        """Each but the first is asked for while another one is applied: then some of what comes behind is read, too."""
-        for number, part in enumerate(parts(self._messages, self._size)):
-            if number:
-                self._read_ahead()
-            commands = _commands(part)
-            ready, proposal = skipping.prepared(commands, self._skips())
-            if ready:
-                self.lasts.append(part[len(ready) - 1])
-                yield ready
-            if proposal is not None:
-                self.proposed = commands[len(ready)], proposal
-                return
-        self._plan(self._read_ahead())
-
-    def _read_ahead(self) -> Sequence[RecordMessage | Command]:
-        """What was read of what comes behind all of these."""
-        return self._messages.read_ahead(self._size) if isinstance(self._messages, Consecutive) else ()
-
-    def _plan(self, behind: Sequence[RecordMessage | Command]) -> None:
-        """What is wrong with *behind* must not be put down to what is applied just now."""
-        try:
-            self._look_ahead(_commands(next(parts(behind, self._size), ())))
-        except Exception:
-            logger.debug("commands_not_planned", exc_info=True)
+        """Each but the first is asked for while another one is applied, and those behind the messages, too."""
+        batch = self._messages if isinstance(self._messages, Consecutive) else None
+        coming = self._messages if batch is None else batch.messages
+        while coming:
+            for part in parts(coming, self._size):
+                commands = _commands(part)
+                ready, proposal = skipping.prepared(commands, self._skips())
+                if ready:
+                    self.lasts.append(part[len(ready) - 1])
+                    yield ready
+                if proposal is not None:
+                    self.proposed = commands[len(ready)], proposal
+                    return
+            coming = () if batch is None else batch.further()
 
 
-def _commands(messages: Sequence[RecordMessage | Command]) -> list[Command]:
+def _commands(messages: Sequence[RecordMessage | Command]) -> Sequence[Command]:
+    if isinstance(messages, Alike):
+        return messages
     return [one if isinstance(one, Command) else wire.command_of(one, one.record.offset) for one in messages]

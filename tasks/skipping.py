@@ -44,10 +44,10 @@ def skips(decisions: Iterable[Decision], topic_id: str) -> dict[int, Decision]:
     return found
 
 
-def prepared(commands: Sequence[Command], found: Mapping[int, Decision]) -> tuple[list[Command], Decision | None]:
+def prepared(commands: Sequence[Command], found: Mapping[int, Decision]) -> tuple[Sequence[Command], Decision | None]:
     """*commands* as they are to be applied, and the proposal in front of which the replica has to stand still."""
     if not found:
-        return list(commands), None
+        return commands, None
     ready: list[Command] = []
     for command in commands:
         decision = found.get(command.offset)
@@ -56,7 +56,7 @@ def prepared(commands: Sequence[Command], found: Mapping[int, Decision]) -> tupl
         ready.append(
             command
             if decision is None
-            else replace(command, statements=(), skipped=f"{decision.reason} ({decision.by})")
+            else replace(command, statements=(), shape=None, skipped=f"{decision.reason} ({decision.by})")
         )
     return ready, None
 

@@ -18,6 +18,7 @@ from dramatiq.errors import BrokerError
 
 from brokers.records import Outgoing
 from brokers.replies import Place, TopicReader
+from replica.alike import Alike
 from replica.errors import QueryUnavailable
 from replica.statement import Command
 from tasks import verified
@@ -57,6 +58,9 @@ class TooLong(Exception):
 def parts(messages: Sequence[RecordMessage | Command], size: int) -> Iterator[Sequence[RecordMessage | Command]]:
     """Consecutive commands, cut behind each comparison and below each multiple of *size*."""
     start = 0
+    if isinstance(messages, Alike) and messages[0].offset // size == messages[-1].offset // size:
+        yield messages
+        return
     for index, message in enumerate(messages, start=1):
         if isinstance(message, Command):  # a plain one
             last = (message.offset + 1) % size == 0

@@ -309,24 +309,10 @@ def test_what_was_planned_ahead_is_applied_as_anything_else(driver: Driver) -> N
         command(21, TEXT, id=0),
     ]
     replica = recovered(driver)
-    replica.apply(log[:4])
-    replica.look_ahead(log[4:])
-    assert rejected(replica.apply(log[4:])) == {10: "ArithmeticError"}
+    told: list[Applied] = []
+    replica.apply_all([log[:4], log, log[4:]], told.append, before=lambda: None, published=lambda: -1)
+    assert rejected(told[-1]) == {10: "ArithmeticError"}
     assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 19
-    replica.look_ahead(log)
-    replica.apply(log)
-    assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 19
-
-
-def test_a_plan_counts_for_the_very_commands_that_it_was_made_for(driver: Driver) -> None:
-    """Another record may lie at the offset by now: the log was made anew, or people have decided to skip it."""
-    replica = recovered(driver)
-    planned = [command(1, TEXT, id=1), command(2, TEXT, id=1)]
-    come = [command(1, TEXT, id=1), Command(2, (), skipped="never mind")]
-    replica.apply([command(0, TEXT, id=1)])
-    replica.look_ahead(planned)
-    assert rejected(replica.apply(come)) == {2: "Skipped"}
-    assert value(driver, "MATCH (u:User) RETURN u.n") == 2
 
 
 def test_a_redelivered_batch_reports_its_outcomes_again(driver: Driver) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replica import cypher
-from replica.footprint import sees_any_node
+from replica.footprint import only_creates, sees_any_node
 
 
 #: Text that is dense in what a tokenizer gets wrong.
@@ -214,6 +214,51 @@ def test_a_pattern_without_a_label_may_see_the_position(text: str) -> None:
 def test_a_text_whose_patterns_all_have_labels_cannot_see_the_position(text: str) -> None:
     """These share a transaction with their neighbours."""
     assert not sees_any_node(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE (u:User {id: $id, name: $name})",
+        "create (a)-[:R {x: $x}]->(b), (c) ;",
+        "CREATE (a) // RETURN a\nCREATE (b)<-[:R]-(a)",
+        "CREATE (a:B $m)",
+        "CREATE (a:`x|y` {at: ($x + 1) * 2, `MATCH`: 'RETURN count(*)'})",
+    ],
+)
+def test_what_only_creates(text: str) -> None:
+    """Whatever is in the graph, and in whatever order."""
+    assert only_creates(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "MATCH (a) CREATE (b)",
+        "CREATE (a) SET a.x = 1",
+        "CREATE (a) RETURN a",
+        "CREATE (a) MERGE (b)",
+        "CREATE (a) WITH a MATCH (b) DELETE b",
+        "CREATE (a {x: count { (b) }})",
+        "CREATE (a {x: EXISTS { (b)-->() }})",
+        "CREATE (a {x: COLLECT { MATCH (b) RETURN b.x }})",
+        "CREATE (a {x: [(b)-->(c) | c.x]})",
+        "CREATE (a {x: (b)--(c)})",
+        "CREATE (a {x: rand()})",
+        "CREATE (a {x: `my`.`function`($x)})",
+        "CREATE p = (a)-[:R]->(b)",
+        "CREATE INDEX x FOR (n:A) ON (n.x)",
+        "CYPHER 25 CREATE (a)",
+        "UNWIND $x AS x CREATE (a)",
+        "FOREACH (x IN $x | CREATE (a))",
+        "CALL { CREATE (a) }",
+        "INSERT (a)",
+    ],
+)
+def test_what_may_do_anything_else(text: str) -> None:
+    """Or takes more than a look to be told."""
+    assert not only_creates(text)
 
 
 def test_what_no_server_should_see_is_refused_with_a_reason() -> None:

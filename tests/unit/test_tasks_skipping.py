@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replica import plan
+from replica.alike import Alike
+from replica.shapes import shape_of
 from replica.statement import Command, Statement
 from tasks import holding, skipping
 from tasks.decisions import Decision, skip_target
@@ -46,6 +48,20 @@ def test_a_decided_command_is_not_run_and_ends_alike_everywhere() -> None:
     assert outcome is not None
     assert (outcome.offset, outcome.code, outcome.message) == (1, "Replica.Skipped", "poison (ann@host)")
     assert ready[1].statements == ()
+
+
+def test_a_plain_command_among_its_like_is_skipped_all_the_same() -> None:
+    """Nothing that was known of the text counts any more: so it ends where a replica reads the whole log again."""
+    text, parameters = "CREATE (:X {a: $a})", {"a": 1}
+    shape = shape_of(text, parameters)
+    assert shape is not None
+    plain = Alike(text, shape, range(5), {"a": [1] * 5}, 500)
+    for found in (plain, list(plain)):
+        ready, _ = skipping.prepared(found, {2: decision(2, decided=True)})
+        [unit] = plan.units(ready, batch=9)
+        assert [plan.verdict(each) for each in unit.groups if isinstance(each, Command)] == [plan.verdict(ready[2])]
+        assert plan.verdict(ready[2]) is not None
+        assert [len(each.commands) for each in unit.groups if isinstance(each, plan.Group)] == [2, 2]
 
 
 def test_a_refused_command_that_is_skipped_is_skipped() -> None:

@@ -49,11 +49,11 @@ SHARES = {"equal": 1.0, "merge": 0.5, "mixed": 0.05, "distinct": 0.02}
 TEXTS = 50
 #: Commands that are waited for one by one.
 SINGLE = 500
-#: The part of a run that is over before it is measured: a worker and a server are slow in the beginning.
-WARM = 0.1
+#: The part of a run that is measured: a worker and a server are slow in the beginning, and its end is not seen at once.
+WARM, DONE = 0.1, 0.9
 
-#: Seconds between two looks at the position, and for the longest run.
-LOOK_S = 0.02
+#: Seconds between two looks at the position, each of which takes both of two cores a while; and for the longest run.
+LOOK_S = 0.1
 LIMIT_S = 120.0
 
 #: Ratios of medians, and the least that each should be.
@@ -155,7 +155,7 @@ def through_kafka(environment: Mapping[str, str], driver: neo4j.Driver, kind: st
         last = receipt.position()
         with replica.worker(), driver.session(default_access_mode="READ") as session:
             began, first = _reached(replica, session, int(last * WARM))
-            ended, reached = _reached(replica, session, last)
+            ended, reached = _reached(replica, session, int(last * DONE))
         return (reached - first) / (ended - began)
     finally:
         replica.app.close()
@@ -175,7 +175,7 @@ def barely(environment: Mapping[str, str], driver: neo4j.Driver, kind: str, run:
         last = commands - 1 + (kind == "merge")
         with bare.worker("apply", settings, **task):
             began, first = _passed(lambda: _bare_offset(session, topic), int(last * WARM))
-            ended, reached = _passed(lambda: _bare_offset(session, topic), last)
+            ended, reached = _passed(lambda: _bare_offset(session, topic), int(last * DONE))
     return (reached - first) / (ended - began)
 
 

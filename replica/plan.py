@@ -66,7 +66,7 @@ class Group:
     def parameters(self) -> dict[str, Any]:
         """What that takes, of all commands."""
         if isinstance(self.commands, Alike):
-            return {"__columns": [self.commands.columns[name] for name in _turned(self.text)[1]]}
+            return {"__columns": [_Values(self.commands.columns[name]) for name in _turned(self.text)[1]]}
         return columns(self.text, [command.statements[0].parameters for command in self.commands])
 
 
@@ -290,7 +290,14 @@ def unwound(text: str) -> str:
 
 def columns(text: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The parameters of `unwound`: of each parameter of *text*, its value in all *rows*."""
-    return {"__columns": [[row[name] for row in rows] for name in _turned(text)[1]]}
+    return {"__columns": [_Values(row[name] for row in rows) for name in _turned(text)[1]]}
+
+
+class _Values(list[Any]):
+    """Those of one parameter.  The driver writes down all that it sends, for a log that is mostly off, in Python."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} values>"
 
 
 @remembered

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -15,7 +16,7 @@ from dramatiq.errors import BrokerError
 
 from brokers.records import Outgoing
 from brokers.replies import Place, TopicReader, read_through
-from replica.digest import INTERVAL, Checkpoint
+from replica.digest import INTERVAL, KEPT, Checkpoint
 from tasks import outcomes
 from tasks.divergence import judge
 from tasks.reporting import Outbox
@@ -34,6 +35,11 @@ logger = logging.getLogger("tasks.checkpoints")
 
 #: Checkpoints that are remembered behind this replica's own last one: others may be that far behind.
 REMEMBERED: Final = 1000
+
+#: Checkpoints that are published together where many are passed, and seconds that one waits for others.  A graph keeps
+#: the last ones, so what a killed process did not say its successor does: these, and as many on their way.
+TOGETHER: Final = KEPT // 2
+WAITS_S: Final = 0.1
 
 #: Who decides, where a replica decides about itself.
 BY: Final = "its own comparison with the others"
@@ -131,6 +137,8 @@ class Watch:
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
         self._outbox = Outbox(broker)
+        self._unsaid: list[Checkpoint] = []  # to be published together
+        self._said_at = -WAITS_S  # monotonic seconds
         self._reset()
 
     def _reset(self) -> None:
@@ -166,6 +174,7 @@ class Watch:
         reader.wait_caught_up(self._timeout_s)
         kept = tuple(checkpoints)
         self._outbox.forget()  # the graph has kept it
+        self._unsaid.clear()
         self._take_back(kept)
         self.say(kept)
         self.confirm()
@@ -189,16 +198,26 @@ class Watch:
         Raises:
           Unreachable, DeliveryUnknown, DeliveryRefused: see `brokers.errors`.
         """
+        self._publish()
         self._outbox.confirm()
 
-    def say(self, checkpoints: Iterable[Checkpoint]) -> None:
-        """Put them on their way, and compare."""
-        for one in checkpoints:
+    def _publish(self) -> None:
+        self._outbox.confirm()
+        self._said_at = time.monotonic()
+        unsaid, self._unsaid = self._unsaid, []
+        for one in unsaid:
             self._put(Said(replica=self._replica, topic_id=self._topic_id, **_fields(one)))
+
+    def say(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Compare them, and put them on their way, with those that follow soon."""
+        for one in checkpoints:
+            self._unsaid.append(one)
             with self._lock:
                 self._ledger.add(self._replica, one)
                 self._ledger.forget(self._replica, behind=one.before)
             self._compare(one.before)
+        if len(self._unsaid) >= TOGETHER or (self._unsaid and time.monotonic() - self._said_at >= WAITS_S):
+            self._publish()
 
     def _heard(self, record: Record) -> None:
         said = read(record)

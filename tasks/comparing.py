@@ -62,7 +62,6 @@ class Comparing:
 
     def passed(self, last: RecordMessage | Command, checkpoints: Iterable[Checkpoint], at: Position | None) -> None:
         """All up to *last*, which may ask for a comparison, is applied, and the graph is *at* that position."""
-        self._watch.confirm()
         self._watch.say(checkpoints)
         if isinstance(last, Command):  # a plain one
             return

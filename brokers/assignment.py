@@ -146,6 +146,10 @@ class Buffer:
     Any thread.  Methods whose names begin with an underscore are called with the condition held.
     """
 
+    #: Records of a partition that wait: above the first number it is paused, below the second it goes on.  The gap
+    #: keeps the number of pauses low, since each drops what the client has fetched ahead.
+    high_water, low_water = 10_000, 3_000
+
     def __init__(self, queue: Queue, beside: Buffer | None = None) -> None:
         """*beside*: the buffer of another level of *queue*; they are locked together."""
         self.queue = queue

@@ -57,10 +57,9 @@ LIVELY_POLL_S = 0.001
 #: Records taken from the client at once.
 CHUNK = 500
 
-#: Records of a partition that wait in this process, and their bytes: above the first it is paused, below the second it
-#: goes on.  The gap keeps the number of pauses low, since each drops what the client has fetched ahead.
-HIGH_WATER, HIGH_WATER_BYTES = 10000, 16_000_000
-LOW_WATER, LOW_WATER_BYTES = 3000, 4_000_000
+#: Bytes of a partition's records that wait in this process: above the first it is paused, below the second it goes on.
+#: Their number is the buffer's affair (`Buffer.high_water`).
+HIGH_WATER_BYTES, LOW_WATER_BYTES = 16_000_000, 4_000_000
 
 #: Longest wait, in seconds, for what runs when partitions move away.  Far below `max.poll.interval.ms`, which is 300.
 DRAIN_S = 20.0
@@ -377,12 +376,13 @@ class GroupConsumer:
         crowd = crowded(self._assignments.values())
         for assignment in self._assignments.values():
             full = crowd and assignment.behind > 0
+            waiting, size = assignment.waiting, assignment.waiting_bytes
             if not assignment.paused:
-                if full or assignment.waiting > HIGH_WATER or assignment.waiting_bytes > HIGH_WATER_BYTES:
+                if full or waiting > assignment.buffer.high_water or size > HIGH_WATER_BYTES:
                     self._stop_fetching(assignment)
             elif full:
                 continue
-            elif assignment.started and assignment.waiting < LOW_WATER and assignment.waiting_bytes < LOW_WATER_BYTES:
+            elif assignment.started and waiting < assignment.buffer.low_water and size < LOW_WATER_BYTES:
                 self._fetch_from(assignment, assignment.tracker.next)
 
     # Rebalances, called inside poll, consume and close.

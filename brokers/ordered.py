@@ -36,7 +36,7 @@ BATCH_BYTES = 4_000_000
 
 #: Seconds in which a batch that runs may grow, and the bytes of values that it may have then: what it has done is not
 #: known to Kafka before it ends, and its records are kept in case that it has to be handed out again.
-GROWS_S, GROWN_BYTES = 0.5, 16_000_000
+GROWS_S, GROWN_BYTES = 0.5, 8_000_000
 
 _offset = attrgetter("offset")
 
@@ -48,6 +48,9 @@ def backoff_s(attempts: int) -> float:
 
 class OrderedBuffer(Buffer):
     """Hands out the next unit when the former has ended, that of a former assignment in this process too."""
+
+    #: Fewer: there is one partition, and what has waited for long is in no cache of the processor any more.
+    high_water, low_water = 5_000, 2_500
 
     def __init__(self, queue: Queue) -> None:
         super().__init__(queue)

@@ -1,6 +1,7 @@
 """Transactions under way: the next one waits in the server already while it works on the one in front.
 
-The driver's calls return when the server has answered, so each flight has a thread that waits for it.
+The driver's calls return when the server has answered, so each flight has a thread that waits for it.  One more is
+ready here, and goes when the first has ended, whatever else the applier's thread does at that moment.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Transactions under way: one that the server works on, and one that waits there.
-IN_FLIGHT: Final = 2
+#: Transactions under way: one that the server works on, one that waits there, and one that waits for the first.
+IN_FLIGHT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

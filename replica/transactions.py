@@ -142,13 +142,15 @@ class Writer:
         for flight in flying:
             marker = flight.advance.expected(marker, self.server)
         advance = self._advance(group.rewritten, group.parameters, group.commands, marker, published)
-        begun, front = threading.Event(), flying[-1] if flying else None
+        begun, front = threading.Event(), tuple(flying)
         return Flight(advance, begun, in_thread(lambda: self._fly(advance, begun, front)))
 
-    def _fly(self, advance: Advance, begun: threading.Event, front: Flight | None) -> Ended:
-        """Behind the one in *front* of it: the server takes them as they come."""
-        if front is not None:
-            front.begun.wait()
+    def _fly(self, advance: Advance, begun: threading.Event, front: Sequence[Flight]) -> Ended:
+        """Behind those in *front* of it, when all but the last have ended: of two that wait, either may come first."""
+        for flight in front[:-1]:
+            flight.wait()
+        for flight in front[-1:]:
+            flight.begun.wait()
         try:
             with self._database.session() as session:
                 return self._run_advance(session, advance, begun.set)

@@ -113,7 +113,7 @@ def test_a_transaction_is_sent_before_the_one_in_front_has_ended(driver: Driver,
     """Each but the first; all are told in their order, and each for itself."""
     replica = Replica(driver)
     replica.apply(parts_of(commands(20)))
-    assert flights == [0, 1, 1, 1, 1]
+    assert flights == [0, 1, 2, 2, 2]
     assert replica.spans == [(0, 3), (4, 7), (8, 11), (12, 15), (16, 19)]
     assert [told.counters["properties_set"] for told in replica.told] == [7, 4, 4, 4, 4]
     assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 20
@@ -150,7 +150,7 @@ def test_what_comes_first_at_the_server_though_it_was_sent_second_is_sent_again(
     """Nothing but the position decides whose turn it is."""
     fly, second, sent = Writer._fly, threading.Event(), []
 
-    def overtaken(self: Writer, advance: Advance, begun: threading.Event, front: Flight | None) -> Ended:
+    def overtaken(self: Writer, advance: Advance, begun: threading.Event, front: Sequence[Flight]) -> Ended:
         sent.append(advance.commands[0].offset)
         if sent == [0]:
             begun.set()
@@ -200,7 +200,7 @@ def test_what_could_not_be_told_is_told_after_the_next_start(driver: Driver) -> 
     with pytest.raises(OSError, match="unreachable"):
         replica.apply(parts_of(commands(20)), tell=unreachable)
     position = value(driver, "MATCH (m:_KafkaPosition) RETURN m.offset")
-    assert position in {7, 11}
+    assert position in {7, 11, 15}
     owed = replica.applier.recover(0)
     assert owed is not None
     assert (owed.first, owed.last) == (0, position)  # nothing of it was said to be published

@@ -63,7 +63,7 @@ class Compact:
     """How a batch holds records without making messages of them.
 
     *actor*: whose messages they are.  *read*: what each record says, in the application's own form, or none where only
-    its message tells; with the same meaning, of course.
+    its message tells; with the same meaning, of course.  What is no list stands for all of them.
     """
 
     actor: str

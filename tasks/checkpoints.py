@@ -204,8 +204,8 @@ class Watch:
     def _publish(self) -> None:
         self._outbox.confirm()
         self._said_at = time.monotonic()
-        unsaid, self._unsaid = self._unsaid, []
-        for one in unsaid:
+        while self._unsaid:
+            one = self._unsaid.pop(0)  # the outbox has it, also where it cannot be sent now
             self._put(Said(replica=self._replica, topic_id=self._topic_id, **_fields(one)))
 
     def say(self, checkpoints: Iterable[Checkpoint]) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     import neo4j
 
-#: So many that a run lasts for seconds: a worker that has just begun does not know yet how large its batches may be.
+#: So many that a run lasts for seconds: of a shorter one much is a worker's beginning.
 COMMANDS = 200_000
 #: Commands of each kind, as a share of all: texts that Neo4j has to plan take it a hundred times as long.
 SHARES = {"equal": 1.0, "merge": 0.5, "mixed": 0.05, "distinct": 0.02}

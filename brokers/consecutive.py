@@ -8,7 +8,7 @@ be read at the same time as it has work to do itself, and only one of the two ha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast
 
 from brokers import claims
 from brokers.errors import ReadLater, Undecodable
@@ -49,13 +49,7 @@ class Consecutive(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.messages)
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Any]: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         return self.messages[index]
 
     def __iter__(self) -> Iterator[Any]:

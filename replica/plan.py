@@ -17,7 +17,7 @@ from replica.statement import Outcome
 
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from replica.statement import Command, Statement
@@ -66,7 +66,7 @@ class Group:
     def parameters(self) -> dict[str, Any]:
         """What that takes, of all commands."""
         if isinstance(self.commands, Alike):
-            return {"__columns": [_Values(self.commands.columns[name]) for name in _turned(self.text)[1]]}
+            return _by_column(self.text, self.commands.columns.__getitem__)
         return columns(self.text, [command.statements[0].parameters for command in self.commands])
 
 
@@ -290,7 +290,11 @@ def unwound(text: str) -> str:
 
 def columns(text: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The parameters of `unwound`: of each parameter of *text*, its value in all *rows*."""
-    return {"__columns": [_Values(row[name] for row in rows) for name in _turned(text)[1]]}
+    return _by_column(text, lambda name: (row[name] for row in rows))
+
+
+def _by_column(text: str, values: Callable[[str], Iterable[Any]]) -> dict[str, Any]:
+    return {"__columns": [_Values(values(name)) for name in _turned(text)[1]]}
 
 
 class _Values(list[Any]):

@@ -315,6 +315,22 @@ def test_what_was_planned_ahead_is_applied_as_anything_else(driver: Driver) -> N
     assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 19
 
 
+def test_a_plan_counts_for_the_very_commands_that_it_was_made_for(driver: Driver) -> None:
+    """Another record may lie at the offset by now: the log was made anew, or people have decided to skip it."""
+    replica = recovered(driver)
+    planned = [command(1, TEXT, id=1), command(2, TEXT, id=1)]
+    come = [command(1, TEXT, id=1), Command(2, (), skipped="never mind")]
+    replica.apply([command(0, TEXT, id=1)])
+
+    def stop() -> None:
+        raise OSError("stands still")
+
+    with pytest.raises(OSError, match="stands still"):
+        replica.apply_all([planned], print, before=stop, published=lambda: -1)
+    assert rejected(replica.apply(come)) == {2: "Skipped"}
+    assert value(driver, "MATCH (u:User) RETURN u.n") == 2
+
+
 def test_a_redelivered_batch_reports_its_outcomes_again(driver: Driver) -> None:
     """Whoever asks again did not publish."""
     log = [command(0, "CREATE (:X {a: 1 / $z})", z=0), command(1, TEXT, id=1)]

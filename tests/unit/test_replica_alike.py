@@ -37,10 +37,12 @@ def one(number: int, **more: Any) -> bytes:
 
 def alike(count: int, start: int = 0) -> Alike:
     """That many, the second time that they come."""
-    reader = PlainCommands()
-    found = log([one(number) for number in range(count)], start)
-    reader.read(found)
-    commands = reader.read(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain, "MANY", 1)
+        reader = PlainCommands()
+        found = log([one(number) for number in range(count)], start)
+        reader.read(found)
+        commands = reader.read(found)
     assert isinstance(commands, Alike)
     return commands
 
@@ -101,9 +103,7 @@ def test_a_log_of_one_text_is_read_by_column() -> None:
 @given(st.integers(1, 9), st.integers(-10, 10), st.integers(-10, 10), st.integers(0, 5))
 def test_it_is_a_sequence_of_commands(count: int, first: int, last: int, start: int) -> None:
     """What a list of them says, it says."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plain, "MANY", 1)
-        commands = alike(count, start)
+    commands = alike(count, start)
     listed = list(commands)
     assert len(commands) == count == len(listed)
     assert [commands[index] for index in range(count)] == listed
@@ -117,9 +117,7 @@ def test_it_is_a_sequence_of_commands(count: int, first: int, last: int, start: 
 @given(st.integers(2, 40), st.integers(0, 2 * INTERVAL), st.integers(1, 50), st.booleans())
 def test_they_are_planned_as_any_others(count: int, start: int, batch: int, large: bool) -> None:
     """Cut where a checkpoint is due, and where a transaction is full; and the server is sent the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plain, "MANY", 1)
-        commands = alike(count, start)
+    commands = alike(count, start)
     if large:
         commands.weight = plan.BATCH_BYTES * count // 2
 
@@ -139,9 +137,7 @@ def test_they_are_planned_as_any_others(count: int, start: int, batch: int, larg
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 20))
 def test_they_are_cut_at_round_offsets(count: int, start: int, size: int) -> None:
     """As messages are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plain, "MANY", 1)
-        commands = alike(count, start)
+    commands = alike(count, start)
     found = [[each.offset for each in part if isinstance(each, Command)] for part in parts(commands, size)]
     assert found == [
         [each.offset for each in part if isinstance(each, Command)] for part in parts(list(commands), size)

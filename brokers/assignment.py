@@ -185,7 +185,7 @@ class Buffer:
             assignment.wait_for(records)
             if assignment.watch is None or not assignment.watch.keep(records):
                 self._arrived(assignment, records)
-                self.changed.notify_all()
+                self._tell()
 
     def admit(self, assignment: Assignment, records: Sequence[Record]) -> None:
         """What the partition's watch has kept may be handed out."""
@@ -295,6 +295,10 @@ class Buffer:
 
     def _arrived(self, assignment: Assignment, records: Sequence[Record]) -> None:
         raise NotImplementedError
+
+    def _tell(self) -> None:
+        """Wake those who may want what has arrived."""
+        self.changed.notify_all()
 
     def _drop(self, assignment: Assignment) -> None:
         raise NotImplementedError

@@ -60,14 +60,14 @@ class Consecutive(Sequence[Any]):
         """Whether another batch waits to be handed out as soon as this one has ended."""
         return self._batches.more
 
-    def further(self) -> Sequence[Any]:
+    def further(self, wait_s: float = 0.0) -> Sequence[Any]:
         """The messages behind all that the actor has, as many as a batch holds; they end with this one from now on.
 
-        Empty where the batch ends: nothing is there yet, or what is there cannot be read at once or is another
-        actor's; the batch would become too large, or has lasted for long; or somebody waits for its end.  What is wrong
-        with a message is told in its turn.
+        Empty where the batch ends: nothing is there, nor has come within *wait_s* seconds, or what is there cannot be
+        read at once or is another actor's; the batch would become too large, or has lasted for long; or somebody waits
+        for its end.  What is wrong with a message is told in its turn.
         """
-        found, size = self._batches.further(self._unit, self._actor, GROWN_BYTES - self._size)
+        found, size = self._batches.further(self._unit, self._actor, GROWN_BYTES - self._size, wait_s)
         self._size += size
         return found
 
@@ -101,10 +101,10 @@ class Batches:
             self._buffer.shorten(unit, len(found))
         return message, Consecutive(found, unit, actor, size, self)
 
-    def further(self, unit: Unit, actor: str, room: int) -> tuple[Sequence[Any], int]:
+    def further(self, unit: Unit, actor: str, room: int, wait_s: float) -> tuple[Sequence[Any], int]:
         """What comes behind *unit* and belongs to it from now on, and its bytes: no more than *room*."""
         known = len(unit.records)
-        records, size = self._buffer.grow(unit, room)
+        records, size = self._buffer.grow(unit, room, wait_s)
         if not records:
             return (), 0
         found: Sequence[Any] = ()

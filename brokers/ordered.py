@@ -7,6 +7,7 @@ all that is behind it waits.
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_left
 from collections import deque
@@ -61,6 +62,8 @@ class OrderedBuffer(Buffer):
         self._held: Blocked | None = None
         self._size = queue.batch or 1  # records that are handed out together
         self._taken_at = 0.0  # monotonic seconds
+        self._lingers = False  # whether what runs waits for more
+        self._came = threading.Condition(self.lock)
 
     # The owner thread's side.
 
@@ -105,6 +108,12 @@ class OrderedBuffer(Buffer):
     def _arrived(self, assignment: Assignment, records: Sequence[Record]) -> None:
         self._waiting.extend(records)
 
+    def _tell(self) -> None:
+        if self._lingers:  # nobody else may have it as long as something runs
+            self._came.notify()
+        else:
+            self.changed.notify_all()
+
     def _drop(self, assignment: Assignment) -> None:
         if self._of is assignment:
             self._waiting.clear()
@@ -136,15 +145,20 @@ class OrderedBuffer(Buffer):
         self._held = Blocked(before.since if before else time.time(), reason, attempts)
         self._not_before = time.monotonic() + (backoff_s(attempts) if retry_after_s is None else retry_after_s)
 
-    def grow(self, unit: Unit, room: int) -> tuple[Sequence[Record], int]:
+    def grow(self, unit: Unit, room: int, wait_s: float = 0.0) -> tuple[Sequence[Record], int]:
         """What would be handed out behind *unit*, which runs, and is a part of it from now on; and its bytes.
 
-        Nothing where that is more than *room* bytes, or when somebody waits for the end of *unit*.
+        It is waited for up to *wait_s* seconds.  Nothing where that is more than *room* bytes, or when somebody waits
+        for the end of *unit*.
         """
         with self.changed:
-            ours = unit in unit.assignment.running and unit.assignment is self._of
-            lasting = time.monotonic() - self._taken_at > GROWS_S
-            if not ours or lasting or self.alone.taken or not self.goes_on:
+            if wait_s and not self._waiting and self._may_grow(unit):
+                try:
+                    self._lingers = True
+                    self._came.wait(wait_s)
+                finally:
+                    self._lingers = False
+            if not (self._waiting and self._may_grow(unit)):
                 return (), 0
             records = self._coming()
             size = size_of_all(records)
@@ -153,6 +167,11 @@ class OrderedBuffer(Buffer):
             self._take(unit.assignment, records, size)
             unit.records += records
             return records, size
+
+    def _may_grow(self, unit: Unit) -> bool:
+        ours = unit in unit.assignment.running and unit.assignment is self._of
+        lasting = time.monotonic() - self._taken_at > GROWS_S
+        return ours and not lasting and not self.alone.taken and self._is_open
 
     def shorten(self, unit: Unit, size: int) -> None:
         """Keep the first *size* records of a unit just taken, or grown; the others wait again."""
@@ -200,9 +219,13 @@ class OrderedBuffer(Buffer):
     def goes_on(self) -> bool:
         """Whether something waits that is handed out as soon as nothing runs."""
         with self.changed:
-            assignment = self._of
-            ours = assignment is not None and assignment.alive and assignment.started and assignment.handing_out
-            return ours and bool(self._waiting) and self.paused is None and self.stopped is None
+            return bool(self._waiting) and self._is_open
+
+    @property
+    def _is_open(self) -> bool:
+        assignment = self._of
+        ours = assignment is not None and assignment.alive and assignment.started and assignment.handing_out
+        return ours and self.paused is None and self.stopped is None
 
     def due_in(self, now: float) -> float:
         """Until the held unit is due."""

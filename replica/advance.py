@@ -40,8 +40,8 @@ class Advance:
         """The marker after it, as far as it is known while it is under way."""
         if self.counts:
             before = _opened(before, self.commands[0].offset, server)
-        after = before.moved(self.commands[-1].offset, (), published=self.published, counted={})
-        return replace(after, tally=before.tally, unwritten=before.unwritten and not self.tells)
+        unwritten = before.unwritten and not self.tells
+        return before.ahead(self.commands[-1].offset, published=self.published, unwritten=unwritten)
 
 
 def _opened(marker: Marker, offset: int, server: str) -> Marker:
@@ -71,7 +71,7 @@ def prepared(
     if counts:
         marker = _opened(marker, commands[0].offset, server)
         own, before = own + 1, ADVANCE_COUNT
-    after = marker.moved(commands[-1].offset, (), published=published, counted={})
+    after = marker.ahead(commands[-1].offset, published=published)
     ours = {
         "__previous": marker.offset,
         "__topic_id": marker.topic_id,

@@ -139,16 +139,31 @@ class Marker:
 
     def moved(self, offset: int, rejected: Sequence[Outcome], *, published: int, counted: Mapping[str, int]) -> Marker:
         """The marker after everything up to *offset*; outcomes that are known to be published are dropped."""
+        return self.ahead(
+            offset, published=published, rejected=rejected, tally=self.tally.plus(offset, counted, rejected)
+        )
+
+    def ahead(
+        self,
+        offset: int,
+        *,
+        published: int,
+        rejected: Sequence[Outcome] = (),
+        tally: Tally | None = None,
+        unwritten: bool = False,
+    ) -> Marker:
+        """As `moved`; without *tally* what has been done since is not counted yet."""
         published = max(self.published, published)
-        kept = tuple(outcome for outcome in (*self.rejections, *rejected) if outcome.offset > published)
+        outcomes = (*self.rejections, *rejected)
         return Marker(
             self.topic_id,
             offset,
             published,
-            kept,
+            tuple(outcome for outcome in outcomes if outcome.offset > published) if outcomes else (),
             element_id=self.element_id,
-            tally=self.tally.plus(offset, counted, rejected),
+            tally=tally or self.tally,
             checkpoints=digest.kept(self.checkpoints, published),
+            unwritten=unwritten,
         )
 
     def closed(self, offset: int, server: str) -> Marker:

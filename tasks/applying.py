@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tasks.applying")
 
+#: Seconds for which the next command is waited for when all are applied.  Whoever waits for each of theirs before they
+#: send another one has it here within that time mostly, and it begins without a change of threads.
+LINGERS_S = 0.005
+
 
 class Applying:
     """One replica's applier in this process.  The broker's start thread and one worker thread take turns in it."""
@@ -127,8 +131,10 @@ class Applying:
         try:
             if self._applier is None:
                 raise StartUnknown("commands came before their start")
-            size = self._settings.apply_batch
-            self._apply(self._applier, _Coming(messages, size, self._skips))
+            coming = messages if batch is None else batch.messages
+            while coming:
+                self._apply(self._applier, _Coming(coming, batch, self._settings.apply_batch, self._skips))
+                coming = () if batch is None else batch.further(LINGERS_S)
             follows = batch is not None and batch.more
         finally:
             if not follows:  # else what was said is confirmed while the next commands are applied
@@ -167,15 +173,17 @@ class Applying:
 
 
 class _Coming:
-    """The commands of *messages*, as they are to be applied, a transaction at a time."""
+    """*messages*, and what comes behind them to *batch*, as they are to be applied: a transaction at a time."""
 
     def __init__(
         self,
         messages: Sequence[RecordMessage | Command],
+        batch: Consecutive | None,
         size: int,
         skips: Callable[[], Mapping[int, Decision]],
     ) -> None:
         self._messages = messages
+        self._batch = batch
         self._size = size
         self._skips = skips
         #: The last message of each transaction that was not told of yet.
@@ -185,8 +193,7 @@ class _Coming:
 
     def commands(self) -> Iterator[Sequence[Command]]:
         """Each but the first is asked for while another one is applied, and those behind the messages, too."""
-        batch = self._messages if isinstance(self._messages, Consecutive) else None
-        coming = self._messages if batch is None else batch.messages
+        coming = self._messages
         while coming:
             for part in parts(coming, self._size):
                 commands = _commands(part)
@@ -197,7 +204,7 @@ class _Coming:
                 if proposal is not None:
                     self.proposed = commands[len(ready)], proposal
                     return
-            coming = () if batch is None else batch.further()
+            coming = () if self._batch is None else self._batch.further()
 
 
 def _commands(messages: Sequence[RecordMessage | Command]) -> Sequence[Command]:

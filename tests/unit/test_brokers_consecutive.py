@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +141,28 @@ def test_nothing_comes_that_is_here_later() -> None:
     bench.deliver(value())
     assert next(reader) is None
     assert grown(batch) == [[1]]
+
+
+def test_what_comes_soon_may_be_waited_for() -> None:
+    """It goes to who waits, at once, and to nobody else."""
+    bench = Bench(ordered=True, batch=2).deliver(value())
+    reader, batch = running(bench)
+    threading.Timer(0.05, bench.deliver, [value()]).start()
+    began = time.monotonic()
+    assert offsets(batch.further(60)) == [1]
+    assert time.monotonic() - began < 30
+    assert next(reader) is None
+    assert batch.further(0.01) == ()
+
+
+def test_nothing_is_waited_for_by_who_may_not_have_it() -> None:
+    """Its end is waited for."""
+    bench = Bench(ordered=True, batch=2).deliver(value())
+    _, batch = running(bench)
+    bench.buffer.pause(0, "for now")
+    began = time.monotonic()
+    assert batch.further(60) == ()
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

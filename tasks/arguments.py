@@ -19,22 +19,44 @@ import reprlib
 import types
 import typing
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.errors import AnnotationRefused, ArgumentRefused
 from tasks.kinds import ANYTHING, kind_of
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tasks.kinds import Kind
 
-#: Ways to call a function that are remembered, where its arguments may be anything.
+#: Ways to call a function that are remembered.
 REMEMBERED = 100
 
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 60  # characters
+
+
+#: Parameters that are given by their place, or by their name.
+_BY_PLACE = frozenset({inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD})
+_BY_NAME = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
+
+
+class _Looks(NamedTuple):
+    """What has to be looked at of the arguments of a call, by place and by name; all others may be anything."""
+
+    places: Mapping[int, Kind]
+    names: Mapping[str, Kind]
+
+    def converted(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as they are wanted; raises `Misfit`."""
+        found, named = args, dict(kwargs)
+        if self.places:
+            wanted = self.places.get
+            found = tuple(kind.convert(arg) if (kind := wanted(at)) else arg for at, arg in enumerate(args))
+        for name, kind in self.names.items():
+            named[name] = kind.convert(named[name])
+        return found, named
 
 
 class Arguments:
@@ -54,8 +76,8 @@ class Arguments:
             raise AnnotationRefused(f"{self._name}: a query function returns its value: no `async def`, and no `yield`")
         self._parameters = {parameter.name: parameter for parameter in others}
         self._kinds = {parameter.name: self._kind(function, parameter) for parameter in others}
-        self._takes_anything = all(kind is ANYTHING for kind in self._kinds.values())
-        self._fitting: set[tuple[int, frozenset[str]]] = set()  # how many arguments, and which names, fit
+        #: What to look at, by how many arguments and which names fit.
+        self._fitting: dict[tuple[int, frozenset[str]], _Looks] = {}
         self._signature = inspect.Signature(
             [parameter.replace(annotation=inspect.Parameter.empty) for parameter in others]
         )
@@ -69,18 +91,31 @@ class Arguments:
           ArgumentRefused: names the argument, what was given and what is wanted.
         """
         shape = len(args), frozenset(kwargs)
-        if whole and shape in self._fitting:
-            return args, dict(kwargs)
+        if whole and (looks := self._fitting.get(shape)) is not None:
+            with suppress(ValueError):  # what does not fit is told below
+                return looks.converted(args, kwargs)
         bind = self._signature.bind if whole else self._signature.bind_partial
         try:
             bound = bind(*args, **kwargs)
         except TypeError as exc:
             raise ArgumentRefused(f"{self._name}: {exc}; it takes ({', '.join(self._described())})") from exc
-        if whole and self._takes_anything and len(self._fitting) < REMEMBERED:
-            self._fitting.add(shape)
+        if whole and len(self._fitting) < REMEMBERED:
+            self._fitting[shape] = self._looks(*shape)
         for name, value in bound.arguments.items():
             bound.arguments[name] = self._each(name, value)
         return bound.args, bound.kwargs
+
+    def _looks(self, count: int, names: Iterable[str]) -> _Looks:
+        """Those that *count* arguments and others of these *names* need, which are known to fit."""
+        kinds = {parameter.kind: parameter.name for parameter in self._parameters.values()}
+        given = [name for name, parameter in self._parameters.items() if parameter.kind in _BY_PLACE][:count]
+        given += [kinds.get(inspect.Parameter.VAR_POSITIONAL, "")] * (count - len(given))
+        by_name = [name for name, parameter in self._parameters.items() if parameter.kind in _BY_NAME]
+        others = {name: name if name in by_name else kinds[inspect.Parameter.VAR_KEYWORD] for name in names}
+        return _Looks(
+            {place: self._kinds[name] for place, name in enumerate(given) if self._kinds[name] is not ANYTHING},
+            {name: self._kinds[its] for name, its in others.items() if self._kinds[its] is not ANYTHING},
+        )
 
     def _each(self, name: str, value: Any) -> Any:
         """*value*, or each of the values that ``*args`` or ``**kwargs`` has gathered."""

@@ -145,7 +145,7 @@ class OrderedBuffer(Buffer):
         self._held = Blocked(before.since if before else time.time(), reason, attempts)
         self._not_before = time.monotonic() + (backoff_s(attempts) if retry_after_s is None else retry_after_s)
 
-    def grow(self, unit: Unit, room: int, wait_s: float = 0.0) -> tuple[Sequence[Record], int]:
+    def grow(self, unit: Unit, room: int, wait_s: float) -> tuple[Sequence[Record], int]:
         """What would be handed out behind *unit*, which runs, and is a part of it from now on; and its bytes.
 
         It is waited for up to *wait_s* seconds.  Nothing where that is more than *room* bytes, or when somebody waits

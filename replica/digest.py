@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -122,12 +120,8 @@ class Tally:
 
     def plus(self, offset: int, counted: Mapping[str, int], rejected: Iterable[Outcome]) -> Tally:
         """After a transaction whose last command was at *offset*."""
-        counters = self.counters
-        if counters is not None and counted:
-            counters = {name: counters.get(name, 0) + counted.get(name, 0) for name in counters.keys() | counted.keys()}
-            counters = {name: count for name, count in counters.items() if count > 0}
-        chain = _chained(self.chain, rejected)
-        return Tally(offset, self.since, chain, counters, self.nodes, self.relationships)
+        counters = None if self.counters is None else dict(Counter(self.counters) + Counter(counted))
+        return replace(self, upto=offset, counters=counters, chain=_chained(self.chain, rejected))
 
     def at(self, offset: int) -> Tally:
         """The same, read from a graph at *offset*: the counters of what came after this was written are lost."""
@@ -155,7 +149,7 @@ class Tally:
         """As the graph keeps it."""
         known = {"chain": self.chain, "counters": _sorted(self.counters)}
         at_begin = {"nodes": self.nodes, "relationships": self.relationships}
-        return msgspec.json.encode({"upto": self.upto, "since": self.since, **known, **at_begin}).decode()
+        return json.dumps({"upto": self.upto, "since": self.since, **known, **at_begin})
 
     @classmethod
     def parse(cls, text: str | None, offset: int) -> Tally:
@@ -166,8 +160,6 @@ class Tally:
 def kept(checkpoints: Iterable[Checkpoint], published: int) -> tuple[Checkpoint, ...]:
     """Those that a graph keeps when outcomes are known to be published up to the offset *published*."""
     found = tuple(checkpoints)
-    if len(found) <= KEPT:
-        return found
     return tuple(one for one in found[:-KEPT] if one.before > published) + found[-KEPT:]
 
 

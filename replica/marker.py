@@ -154,12 +154,12 @@ class Marker:
     ) -> Marker:
         """As `moved`; without *tally* what has been done since is not counted yet."""
         published = max(self.published, published)
-        outcomes = (*self.rejections, *rejected)
+        kept = tuple(outcome for outcome in (*self.rejections, *rejected) if outcome.offset > published)
         return Marker(
             self.topic_id,
             offset,
             published,
-            tuple(outcome for outcome in outcomes if outcome.offset > published) if outcomes else (),
+            kept,
             element_id=self.element_id,
             tally=tally or self.tally,
             checkpoints=digest.kept(self.checkpoints, published),

@@ -107,11 +107,11 @@ class Arguments:
 
     def _looks(self, count: int, names: Iterable[str]) -> _Looks:
         """Those that *count* arguments and others of these *names* need, which are known to fit."""
-        kinds = {parameter.kind: parameter.name for parameter in self._parameters.values()}
+        gathers = {parameter.kind: parameter.name for parameter in self._parameters.values()}
         given = [name for name, parameter in self._parameters.items() if parameter.kind in _BY_PLACE][:count]
-        given += [kinds.get(inspect.Parameter.VAR_POSITIONAL, "")] * (count - len(given))
+        given += [gathers[inspect.Parameter.VAR_POSITIONAL] for _ in range(count - len(given))]
         by_name = [name for name, parameter in self._parameters.items() if parameter.kind in _BY_NAME]
-        others = {name: name if name in by_name else kinds[inspect.Parameter.VAR_KEYWORD] for name in names}
+        others = {name: name if name in by_name else gathers[inspect.Parameter.VAR_KEYWORD] for name in names}
         return _Looks(
             {place: self._kinds[name] for place, name in enumerate(given) if self._kinds[name] is not ANYTHING},
             {name: self._kinds[its] for name, its in others.items() if self._kinds[its] is not ANYTHING},

@@ -39,10 +39,6 @@ _random = random.SystemRandom()
 LABEL = "command"
 
 
-#: Of a message that is sent as soon as it is made: what the guard looks at has been looked at.
-_LOOKED_AT = "looked_at"
-
-
 def frozen(statements: Sequence[Statement], when: Statement | None = None) -> Command:
     """A command as it goes into the log: clock and randomness are values, the same for every replica.
 
@@ -112,7 +108,6 @@ class CommandActor(dramatiq.Actor[Any, Any]):
         if delay is not None:
             raise OptionUnknown("a command cannot be delayed: its place in the log is its time")
         message = self.message_with_options(args=args, kwargs=kwargs, **options)
-        vars(message)[_LOOKED_AT] = True
         return Receipt(self.broker.enqueue(message), self.follower)
 
     def message(self, text: str | Statement | Sequence[Statement], /, **parameters: Any) -> dramatiq.Message[Any]:
@@ -231,7 +226,7 @@ class CommandGuard(Middleware):
         Raises:
           CommandRefused: with the reason.
         """
-        if message.queue_name != self._queue_name or vars(message).pop(_LOOKED_AT, False):
+        if message.queue_name != self._queue_name:
             return
         follow_up = {"pipe_target", "on_success", "on_failure", "group_callbacks"} & message.options.keys()
         if follow_up:

@@ -13,10 +13,11 @@ import threading
 import time
 from collections import defaultdict
 from itertools import compress
-from operator import attrgetter, methodcaller
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, cast
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
 
 from brokers import clients, codes
 from brokers.assignment import Assignment
@@ -31,11 +32,10 @@ from brokers.suspects import Alone, Suspects, handing_over
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from confluent_kafka import Consumer as Client
     from confluent_kafka import KafkaError
-    from confluent_kafka import Message as KafkaMessage
 
     from brokers.assignment import Blocked, Buffer
     from brokers.bounds import Bounds
@@ -458,10 +458,11 @@ def _sorted(
 ) -> tuple[Mapping[tuple[str, int], list[KafkaMessage]], list[tuple[KafkaMessage, KafkaError]]]:
     """Those with content, by topic and partition, and those without, with their errors."""
     errors: list[tuple[KafkaMessage, KafkaError]] = []
-    if any(map(_error_of, messages)):
+    if any(map(KafkaMessage.error, messages)):
         errors = [(message, error) for message in messages if (error := message.error()) is not None]
         messages = [message for message in messages if message.error() is None]
-    if len(topics := set(map(_topic_of, messages))) == len(partitions := set(map(_partition_of, messages))) == 1:
+    topics, partitions = set(map(_topic_of, messages)), set(map(_partition_of, messages))
+    if len(topics) == len(partitions) == 1:
         return {(topics.pop(), partitions.pop()): messages}, errors
     places = zip(map(_topic_of, messages), map(_partition_of, messages), strict=True)
     good: dict[tuple[str, int], list[KafkaMessage]] = defaultdict(list)
@@ -470,7 +471,9 @@ def _sorted(
     return good, errors
 
 
-_topic_of, _partition_of, _error_of = methodcaller("topic"), methodcaller("partition"), methodcaller("error")
+# What has no error has both.
+_topic_of = cast("Callable[[KafkaMessage], str]", KafkaMessage.topic)
+_partition_of = cast("Callable[[KafkaMessage], int]", KafkaMessage.partition)
 _offset = attrgetter("offset")
 
 

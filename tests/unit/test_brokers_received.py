@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from confluent_kafka import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,20 +15,15 @@ from brokers.records import Record
 few = settings(max_examples=60, deadline=None)
 
 
-class Message:
+def message(offset: int, key: bytes | None, value: bytes | None, headers: Any) -> Message:
     """A record as Kafka's client hands it over."""
-
-    def __init__(self, offset: int, key: bytes | None, value: bytes | None, headers: Any) -> None:
-        self._fields = {"topic": "t", "partition": 2, "offset": offset, "timestamp": (1, 1000 + offset)}
-        self._fields |= {"key": key, "value": value, "headers": headers}
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda: self._fields[name]
+    more: dict[str, Any] = {} if headers is None else {"headers": headers}
+    return Message(topic="t", partition=2, offset=offset, timestamp=(1, 1000 + offset), key=key, value=value, **more)
 
 
 contents = st.none() | st.binary(max_size=3)
 delivered = st.builds(
-    Message,
+    message,
     st.integers(0, 9),
     contents,
     contents,

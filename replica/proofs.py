@@ -17,7 +17,7 @@ from replica.outcomes import code_of, is_deterministic
 
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from replica.chains import Chain
     from replica.statement import Statement
@@ -27,9 +27,10 @@ _REMEMBERED: Final = 2048
 
 
 class Proofs:
-    """Remember what compiles.  One thread at a time."""
+    """Remember what compiles; *sessions* are for asking.  One thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, sessions: Callable[[], neo4j.Session]) -> None:
+        self._sessions = sessions
         self._compiles: OrderedDict[Hashable, bool] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
 
@@ -42,29 +43,28 @@ class Proofs:
             self._seen.popitem(last=False)
         return known
 
-    def groupable(self, session: neo4j.Session, statement: Statement) -> bool:
+    def groupable(self, statement: Statement) -> bool:
         """Tell whether *statement* may be run through UNWIND over rows of the same types."""
         parameters = plan.columns(statement.text, [statement.parameters])
-        return self._all(session, [statement], f"{plan.unwound(statement.text)} RETURN __done", parameters)
+        return self._all([statement], f"{plan.unwound(statement.text)} RETURN __done", parameters)
 
-    def wrappable(self, session: neo4j.Session, statement: Statement) -> bool:
+    def wrappable(self, statement: Statement) -> bool:
         """Tell whether *statement* may be run as a subquery."""
-        return self._all(session, [statement], f"{plan.wrapped(statement.text)} RETURN __n", statement.parameters)
+        return self._all([statement], f"{plan.wrapped(statement.text)} RETURN __n", statement.parameters)
 
-    def chainable(self, session: neo4j.Session, chain: Chain) -> bool:
+    def chainable(self, chain: Chain) -> bool:
         """Tell whether the commands of *chain* may be run as subqueries of one text."""
         statements = [command.statements[0] for command in chain.commands]
-        return self._all(session, statements, f"{chain.rewritten} RETURN __done", chain.parameters)
+        return self._all(statements, f"{chain.rewritten} RETURN __done", chain.parameters)
 
-    def _all(
-        self, session: neo4j.Session, statements: Sequence[Statement], rewritten: str, parameters: Mapping[str, Any]
-    ) -> bool:
+    def _all(self, statements: Sequence[Statement], rewritten: str, parameters: Mapping[str, Any]) -> bool:
         """Whether the *statements* and what they were *rewritten* to compile."""
         key = (rewritten, *map(plan.types, statements))
         if key not in self._compiles:
             verdict: bool | None = True
-            for text, given in (*((each.text, each.parameters) for each in statements), (rewritten, parameters)):
-                verdict = verdict and _compiles(session, text, given)
+            with self._sessions() as session:
+                for text, given in (*((each.text, each.parameters) for each in statements), (rewritten, parameters)):
+                    verdict = verdict and _compiles(session, text, given)
             if verdict is None:
                 return False
             self._compiles[key] = verdict

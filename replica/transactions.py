@@ -94,7 +94,7 @@ class Writer:
         self._database = database
         self._key = key
         self._topic_id = topic_id
-        self._proofs = Proofs()
+        self._proofs = Proofs(database.session)
         self._sequences = Sequences()
         self._ids = Ids()
         self.server = ""  # as it calls itself
@@ -122,9 +122,9 @@ class Writer:
         self._to_do = self.meanwhile
         with self._database.session() as session:
             found = groups if groups and not verdicts else plan.groups(commands, apart=verdicts)
-            items = self._items(session, self._sequences.joined(found, apart=verdicts))
+            items = self._items(self._sequences.joined(found, apart=verdicts))
             short = len(items) == 1 and len(self.change(commands)) <= 1
-            if short and (rewritten := self._rewritten(session, items[0], verdicts)):
+            if short and (rewritten := self._rewritten(items[0], verdicts)):
                 advance = self._advance(*rewritten, commands, marker, published)
                 return self.landed(advance, marker, self._run_advance(session, advance, self._work_meanwhile))
             return self._explicit(session, items, marker, published, verdicts, as_written=False)
@@ -136,9 +136,8 @@ class Writer:
         """
         if identified(group.commands):
             return None
-        with self._database.session() as session:
-            if not self._proofs.groupable(session, group.commands[0].statements[0]):
-                return None
+        if not self._proofs.groupable(group.commands[0].statements[0]):
+            return None
         for flight in flying:
             marker = flight.advance.expected(marker, self.server)
         advance = self._advance(group.rewritten, group.parameters, group.commands, marker, published)
@@ -201,21 +200,19 @@ class Writer:
         with self._database.session() as session:
             return self._explicit(session, [command], marker, published, verdicts, as_written=True)
 
-    def _items(self, session: neo4j.Session, found: Iterable[Item]) -> list[Item]:
+    def _items(self, found: Iterable[Item]) -> list[Item]:
         """What is *found* to go together, where the server takes it so."""
         items: list[Item] = []
         for item in found:
-            items += [item] if self._compiles(session, item) else members(item)
+            items += [item] if self._compiles(item) else members(item)
         return items
 
-    def _compiles(self, session: neo4j.Session, item: Item) -> bool:
+    def _compiles(self, item: Item) -> bool:
         if isinstance(item, Chain):
-            return self._proofs.chainable(session, item)
-        return not isinstance(item, plan.Group) or self._proofs.groupable(session, item.commands[0].statements[0])
+            return self._proofs.chainable(item)
+        return not isinstance(item, plan.Group) or self._proofs.groupable(item.commands[0].statements[0])
 
-    def _rewritten(
-        self, session: neo4j.Session, item: Item, verdicts: Mapping[int, Outcome]
-    ) -> tuple[str, Mapping[str, Any]] | None:
+    def _rewritten(self, item: Item, verdicts: Mapping[int, Outcome]) -> tuple[str, Mapping[str, Any]] | None:
         """The text and parameters that do *item* in one round trip, where there are such."""
         if isinstance(item, (plan.Group, Chain)):
             return item.rewritten, item.parameters
@@ -225,7 +222,7 @@ class Writer:
         text = cypher.analyse(statement.text)
         if not text.wrappable or text.alone or not text.parameters <= statement.parameters.keys():
             return None
-        if not self._proofs.repeated(statement.text) or not self._proofs.wrappable(session, statement):
+        if not self._proofs.repeated(statement.text) or not self._proofs.wrappable(statement):
             return None
         return plan.wrapped(statement.text), statement.parameters
 

@@ -7,7 +7,7 @@ ready here, and goes when the first has ended, whatever else the applier's threa
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -34,6 +34,10 @@ class Flight:
     def wait(self) -> None:
         """Until it has ended, however."""
         self._future.exception()
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether it has not ended after so many *seconds* more."""
+        return bool(wait([self._future], seconds).not_done)
 
     def ended(self) -> Ended:
         """How it has ended; raises what `Writer.write` does."""

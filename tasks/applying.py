@@ -143,7 +143,7 @@ class Applying:
 
     def _apply(self, applier: Applier, coming: _Coming) -> None:
         def tell(applied: Applied) -> None:
-            last = coming.lasts.popleft()
+            last = coming.told(applied.last)
             self._reports.say(applied, self._topic_id)
             self._comparing.passed(last, applied.checkpoints, applier.position)
             self._holding.passed(applied.last)
@@ -186,8 +186,7 @@ class _Coming:
         self._batch = batch
         self._size = size
         self._skips = skips
-        #: The last message of each transaction that was not told of yet.
-        self.lasts: deque[RecordMessage | Command] = deque()
+        self._lasts: deque[tuple[int, RecordMessage | Command]] = deque()
         #: The command in front of which the replica has to stand still.
         self.proposed: tuple[Command, Decision] | None = None
 
@@ -199,12 +198,19 @@ class _Coming:
                 commands = _commands(part)
                 ready, proposal = skipping.prepared(commands, self._skips())
                 if ready:
-                    self.lasts.append(part[len(ready) - 1])
+                    self._lasts.append((ready[-1].offset, part[len(ready) - 1]))
                     yield ready
                 if proposal is not None:
                     self.proposed = commands[len(ready)], proposal
                     return
             coming = () if self._batch is None else self._batch.further()
+
+    def told(self, offset: int) -> RecordMessage | Command | None:
+        """The last message of the last transaction up to *offset*; each once."""
+        last = None
+        while self._lasts and self._lasts[0][0] <= offset:
+            last = self._lasts.popleft()[1]
+        return last
 
 
 def _commands(messages: Sequence[RecordMessage | Command]) -> Sequence[Command]:

@@ -60,10 +60,15 @@ class Comparing:
         if self._schedule is None and self._app.settings.verify_every_s > 0:
             self._schedule = Schedule(self._app, self._verifying, self._app.settings.verify_every_s)
 
-    def passed(self, last: RecordMessage | Command, checkpoints: Iterable[Checkpoint], at: Position | None) -> None:
-        """All up to *last*, which may ask for a comparison, is applied, and the graph is *at* that position."""
+    def passed(
+        self, last: RecordMessage | Command | None, checkpoints: Iterable[Checkpoint], at: Position | None
+    ) -> None:
+        """All up to *last*, which may ask for a comparison, is applied, and the graph is *at* that position.
+
+        None for one that somebody else has applied, further than it was known here.
+        """
         self._watch.say(checkpoints)
-        if isinstance(last, Command):  # a plain one
+        if last is None or isinstance(last, Command):  # a plain one
             return
         if (request := verified.request_of(last.options)) is not None:
             self._verifying.answer(request, self._topic_id, last.record.offset, at)

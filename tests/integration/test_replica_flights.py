@@ -104,19 +104,43 @@ def flights(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has landed waits for what is under way, however slow the server is just now."""
+    monkeypatch.setattr("replica.apply.WAITS_S", 60.0)
+
+
 def value(driver: Driver, text: str) -> Any:
     """The first value that a query returns."""
     return driver.execute_query(text, database_="neo4j").records[0][0]
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_transaction_is_sent_before_the_one_in_front_has_ended(driver: Driver, flights: list[int]) -> None:
-    """Each but the first; all are told in their order, and each for itself."""
+    """Each but the first; all are told in their order, four at a time while others are under way."""
     replica = Replica(driver)
     replica.apply(parts_of(commands(20)))
     assert flights == [0, 1, 2, 2, 2]
-    assert replica.spans == [(0, 3), (4, 7), (8, 11), (12, 15), (16, 19)]
-    assert [told.counters["properties_set"] for told in replica.told] == [7, 4, 4, 4, 4]
+    assert replica.spans == [(0, 15), (16, 19)]
+    assert [told.counters["properties_set"] for told in replica.told] == [19, 4]
     assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 20
+
+
+def test_what_has_landed_is_told_though_the_next_one_takes_long(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second transaction ends when the first one is told."""
+    run, told = Writer._run_advance, threading.Event()
+
+    def waiting(self: Writer, session: Any, advance: Advance, meanwhile: Callable[[], None]) -> Ended:
+        if advance.commands[0].offset == 4:
+            assert told.wait(30)
+        return run(self, session, advance, meanwhile)
+
+    monkeypatch.setattr(Writer, "_run_advance", waiting)
+    replica = Replica(driver)
+    replica.apply(parts_of(commands(12)), tell=lambda _: told.set())
+    assert (replica.spans[0], replica.spans[-1][1]) == ((0, 3), 11)
 
 
 def test_what_is_short_or_has_ids_waits(driver: Driver, flights: list[int]) -> None:
@@ -164,9 +188,10 @@ def test_what_comes_first_at_the_server_though_it_was_sent_second_is_sent_again(
     replica.apply(parts_of(commands(12)))
     assert sent == [0, 4, 8]
     assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 12
-    assert replica.spans == [(0, 3), (4, 7), (8, 11)]
+    assert (replica.told[0].first, replica.told[-1].last) == (0, 11)
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("failing", ["before", "parts"])
 def test_what_stops_the_replica_stops_it_before_the_next_part(driver: Driver, failing: str) -> None:
     """Everything before is told, nothing behind is applied; so with a part that does not come."""
@@ -185,27 +210,28 @@ def test_what_stops_the_replica_stops_it_before_the_next_part(driver: Driver, fa
     replica = Replica(driver)
     with pytest.raises(OSError, match="stands still"):
         replica.apply(coming(), before=stop if failing == "before" else lambda: None)
-    assert replica.spans == [(0, 3), (4, 7)]
+    assert replica.spans == [(0, 7)]
     assert value(driver, "MATCH (m:_KafkaPosition) RETURN m.offset") == 7
 
 
+@pytest.mark.usefixtures("patient")
 def test_what_could_not_be_told_is_told_after_the_next_start(driver: Driver) -> None:
     """What was under way behind it may be applied by then, and is told, too."""
 
     def unreachable(applied: Applied) -> None:
-        if applied.last == 7:
-            raise OSError("unreachable")
+        assert applied.last == 15
+        raise OSError("unreachable")
 
     replica = Replica(driver)
     with pytest.raises(OSError, match="unreachable"):
-        replica.apply(parts_of(commands(20)), tell=unreachable)
+        replica.apply(parts_of(commands(24)), tell=unreachable)
     position = value(driver, "MATCH (m:_KafkaPosition) RETURN m.offset")
-    assert position in {7, 11, 15}
+    assert position in {15, 19, 23}
     owed = replica.applier.recover(0)
     assert owed is not None
     assert (owed.first, owed.last) == (0, position)  # nothing of it was said to be published
-    replica.apply(parts_of(commands(20)[position + 1 :]))
-    assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 20
+    replica.apply(parts_of(commands(24)[position + 1 :]))
+    assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 24
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])

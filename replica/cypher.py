@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from replica.remembering import remembered
+from replica.remembering import remembered, remembered_lately
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 #: Names, parameters and columns that begin so are ours inside a rewritten text.
 RESERVED_PREFIX: Final = "__"
@@ -74,14 +74,14 @@ class Token:
         return text[1:-1].replace("``", "`") if text.startswith("`") else text
 
 
-def tokens(text: str) -> Iterator[Token]:
+@remembered_lately
+def tokens(text: str) -> tuple[Token, ...]:
     """Cut *text* into tokens; their texts, joined, give it back.  Never raises."""
-    for match in _TOKEN.finditer(text):
-        kind = match.lastgroup or "punctuation"
-        piece = match.group()
-        yield Token(kind, piece, piece.upper() if kind == "name" else "")
+    found = ((match.lastgroup or "punctuation", match.group()) for match in _TOKEN.finditer(text))
+    return tuple(Token(kind, piece, piece.upper() if kind == "name" else "") for kind, piece in found)
 
 
+@remembered_lately
 def significant(text: str) -> tuple[Token, ...]:
     """The tokens of *text* without spaces and comments."""
     return tuple(token for token in tokens(text) if token.kind not in {"space", "comment"})

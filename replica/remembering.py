@@ -15,14 +15,21 @@ T = TypeVar("T")
 LENGTH: Final = 16_384
 #: Texts.
 REMEMBERED: Final = 4096
+#: Texts of which something is asked many times, but only while they are looked at: one, and what is made of it.
+LATELY: Final = 8
 
 
-def remembered(fn: Callable[..., T]) -> Callable[..., T]:
+def remembered(fn: Callable[..., T], texts: int = REMEMBERED) -> Callable[..., T]:
     """*fn*, pure, of a text and perhaps some flags, asked once for each that is not too long."""
-    look_up = functools.lru_cache(maxsize=REMEMBERED)(fn)
+    look_up = functools.lru_cache(maxsize=texts)(fn)
 
     @functools.wraps(fn)
     def found(text: str, **flags: Any) -> T:
         return look_up(text, **flags) if len(text) <= LENGTH else fn(text, **flags)
 
     return found
+
+
+def remembered_lately(fn: Callable[..., T]) -> Callable[..., T]:
+    """The same for as long as few other texts are asked about."""
+    return remembered(fn, LATELY)

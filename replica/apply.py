@@ -41,7 +41,7 @@ BATCH: Final = 1024
 #: Seconds; a command that takes longer is held.
 TIMEOUT_S: Final = 60.0
 #: Transactions that are told of together while others are under way behind them, and seconds that a word waits for
-#: those: each is a request to Kafka, which costs the three processes as much as a tenth of the transaction.
+#: those: each word is a request to Kafka, as dear as seventy commands.
 TOGETHER: Final = 4
 WAITS_S: Final = 0.05
 #: Seconds for a schema change: filling the index of a large graph takes minutes.

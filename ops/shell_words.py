@@ -47,7 +47,7 @@ def candidates(before: str, known: Vocabulary) -> tuple[int, list[str]]:
     if begun.startswith(":level "):
         word = begun.rsplit(" ", 1)[-1]
         return len(word), _beginning(LEVELS, word)
-    found = list(cypher.tokens(before))
+    found = cypher.tokens(before)
     if found and found[-1].kind in {"string", "comment", "unterminated", "number"}:
         return 0, []
     return _in_statement(found, known)

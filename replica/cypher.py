@@ -150,7 +150,7 @@ def is_balanced(found: Sequence[Token]) -> bool:
 @remembered
 def body(text: str) -> str:
     """*text* without trailing semicolons, and with a line break after it in case it ends in a // comment."""
-    pieces = list(tokens(text))
+    pieces = tokens(text)
     last = len(pieces)
     for index in range(len(pieces) - 1, -1, -1):
         if pieces[index].text == ";":

@@ -117,7 +117,7 @@ def _rewritten(reading: Reading, edits: Mapping[int, str]) -> str:
 
 def without_prefix(text: str) -> str:
     """*text* without `CYPHER 25 option=value` in front, which hides what kind of statement it is."""
-    pieces = list(cypher.tokens(text))
+    pieces = cypher.tokens(text)
     places = [i for i, piece in enumerate(pieces) if piece.kind not in {"space", "comment"}]
     found = [pieces[place] for place in places]
     if not found or found[0].word != "CYPHER":

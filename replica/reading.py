@@ -53,7 +53,7 @@ class Reading:
     @cached_property
     def pieces(self) -> tuple[Token, ...]:
         """Every token."""
-        return tuple(cypher.tokens(self.text))
+        return cypher.tokens(self.text)
 
     @cached_property
     def places(self) -> tuple[int, ...]:
@@ -307,7 +307,7 @@ def unreadable(text: str) -> tuple[str, str] | None:
     """The rule and the reason why *text* cannot be judged, before anything else is asked about it; or None."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         return "unreadable", "a lone surrogate, which is not valid Unicode"
-    pieces = tuple(cypher.tokens(text))
+    pieces = cypher.tokens(text)
     if "\\u" in text and (reason := next(filter(None, map(_escape, pieces)), None)):
         return "escape", reason
     found = [piece for piece in pieces if piece.kind not in {"space", "comment"}]

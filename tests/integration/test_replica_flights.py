@@ -188,7 +188,7 @@ def test_what_comes_first_at_the_server_though_it_was_sent_second_is_sent_again(
     replica.apply(parts_of(commands(12)))
     assert sent == [0, 4, 8]
     assert value(driver, "MATCH (u:User) RETURN sum(u.n)") == 12
-    assert (replica.told[0].first, replica.told[-1].last) == (0, 11)
+    assert replica.spans == [(0, 3), (4, 7), (8, 11)]
 
 
 @pytest.mark.usefixtures("patient")
